@@ -1,0 +1,55 @@
+"""One accelerator and what stands around it, as frozen values in SI units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """One accelerator.
+
+    kind: ``gpu``, ``tpu`` or ``wafer``. peak: dense FLOP/s by compute format (``bf16``, ``fp8``, ``fp4``, ``int8``);
+    a format that the chip lacks is absent. hbm_bytes, hbm_bytes_per_s: capacity and datasheet bandwidth.
+    cores: SMs (NVIDIA), CUs (AMD), MXUs (TPU). cache_bytes: last-level cache, None where it is not published.
+    """
+
+    name: str
+    kind: str
+    peak: Mapping[str, float]
+    hbm_bytes: float
+    hbm_bytes_per_s: float
+    cores: int
+    cache_bytes: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """Host memory per device and the link to it (per direction): bytes, bytes/s, bytes/s."""
+
+    memory_bytes: float | None
+    memory_bytes_per_s: float | None
+    link_bytes_per_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """A hardware profile: device, host, fabric, economics and calibration.
+
+    topology: ``{"kind": builder name, **its keyword arguments in SI units}``. watts: chip power; watts_all_in: with its
+    share of host, cooling and network. usd_per_hour: rental price of one device. calibration: the profile's
+    ``calibration:`` block, as `moesim.cost.calibration` reads it. unverified: fields whose figure nobody has read in a
+    source (marked in the profile).
+    """
+
+    name: str
+    title: str
+    device: Device
+    host: Host
+    topology: Mapping[str, object]
+    watts: float | None = None
+    watts_all_in: float | None = None
+    usd_per_hour: float | None = None
+    calibration: Mapping[str, object] = field(default_factory=dict)
+    unverified: tuple[str, ...] = ()
