@@ -1,0 +1,322 @@
+"""Fit physical cost models to measured kernels, and say honestly how well they do.
+
+A cost model is a `Family`: an equation with a few positive parameters, the bounds that physics sets, and the columns of
+the table that it explains. Everything else here is the same for all families: fitting, leaving shapes out, intervals.
+
+How to write one (`moesim.cost.gemm` is the example):
+
+1. ``predict(device, rows, parameters, choices) -> [rows] seconds``: the equation, vectorised. ``rows`` maps column
+   names to arrays of equal length; ``parameters`` maps names to floats; ``choices`` maps the names of discrete choices to
+   one of their options. It must work for any positive parameter inside its bounds and any row of the table.
+2. ``bounds(device, rows) -> (memory_s, compute_s)``: the bytes that must move at datasheet bandwidth and the FLOPs that
+   must run at datasheet peak. No prediction is ever below either.
+3. ``parameters``: `Parameter`s. ``start`` doubles as the stated default of an uncalibrated device, so give it a source.
+   Relative quantities (share of peak, share of bandwidth) carry over to sibling hardware, absolute times do too.
+   Call the fixed time of one launch ``t0``: it decides whether a cost counts as limited by launch.
+4. ``choices``: few discrete options (tile rule, split-K), first option = default. All are refitted in every fold.
+5. Optional ``prepare(device, rows) -> rows``: adds columns that are dear to compute and do not depend on parameters.
+6. Optional ``select(device, rows, parameters, choices) -> rows``: adds columns that hold the kernel's own choice at
+   these parameters (the fastest tile of each row); ``predict`` then uses these columns instead of searching. The
+   derivative of a minimum is the derivative at its argument, so the Jacobian needs no search: fits are ten times faster.
+
+Fits minimise a soft-L1 loss of log(prediction / measurement), because measured tables hold isolated rows several times
+too slow (failed kernel choices), which squares would chase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from moesim.errors import InvalidInput
+from moesim.hardware.device import Device
+
+Rows = Mapping[str, np.ndarray]
+
+COVERAGE = 0.8  # of every interval
+LOSS_SCALE = 0.1  # log error from which the loss grows linearly: kernels repeat to some 5 %
+UNCALIBRATED = (0.5, 2.0)  # interval of a device that nobody measured: fits.md, across GPU generations, P90 49-63 %
+BORROWED = 1.35  # half-width of an interval in logs grows by this when a sibling's fit is used (fits.md, section 1)
+PER_DOUBLING = 0.10  # and by this much, in log seconds, for each doubling outside the calibrated range
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One positive number of an equation, fitted as its logarithm between ``low`` and ``high``.
+
+    start: generic value, where every fit begins and the default of an uncalibrated device. spread: standard deviation
+    in log units of a prior around ``start`` that is worth one row (0 = no prior); it keeps a parameter that the data do
+    not constrain at a sane value.
+    """
+
+    start: float
+    low: float
+    high: float
+    unit: str
+    meaning: str
+    spread: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A cost model and the kind of table it explains. See the module's page for the contract of the functions.
+
+    columns: what a table must have to be of this kind (groups and shapes included, the measured time not). group: the
+    columns whose combinations are fitted one by one. shape: columns that define a shape; a whole shape is held out at
+    once. size: the column that figures draw residuals against. numeric: columns whose calibrated range is recorded.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    shape: tuple[str, ...]
+    size: str
+    numeric: tuple[str, ...]
+    parameters: Mapping[str, Parameter]
+    predict: Callable[[Device, Rows, Mapping[str, float], Mapping[str, object]], np.ndarray]
+    bounds: Callable[[Device, Rows], tuple[np.ndarray, np.ndarray]]
+    choices: Mapping[str, tuple] = field(default_factory=dict)
+    group: tuple[str, ...] = ("hardware", "software", "kernel", "dtype")
+    measured: str = "latency_s"
+    prepare: Callable[[Device, Rows], Rows] | None = None
+    select: Callable[[Device, Rows, Mapping[str, float], Mapping[str, object]], Rows] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """The fitted numbers of one kernel, as a profile stores them.
+
+    key: the group columns without hardware (software, kernel, dtype …), empty for stated defaults. interval: factors on
+    the prediction that hold ``COVERAGE`` of held-out measurements. range: calibrated (smallest, largest) of numeric
+    columns. error: median and P90 absolute percentage error as fractions, shapes held out where ``held_out``, else in sample.
+    """
+
+    family: str
+    key: Mapping[str, str]
+    parameters: Mapping[str, float]
+    choices: Mapping[str, object]
+    points: int = 0
+    shapes: int = 0
+    error: tuple[float, float] = (np.nan, np.nan)
+    held_out: bool = False
+    interval: tuple[float, float] = UNCALIBRATED
+    range: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """[rows] seconds, the 80 % interval, the two bounds, and the doublings that a row lies outside the calibrated range."""
+
+    seconds: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+    memory_s: np.ndarray
+    compute_s: np.ndarray
+    outside: np.ndarray
+
+
+def default_fit(family: Family) -> Fit:
+    """The stated defaults of a family: every parameter at its start, a wide interval, no calibrated range."""
+    parameters = {name: parameter.start for name, parameter in family.parameters.items()}
+    return Fit(family.name, {}, parameters, {name: options[0] for name, options in family.choices.items()})
+
+
+def predict(family: Family, device: Device, rows: Rows, fit: Fit) -> Prediction:
+    """Predict rows (all of one kernel) with a fit: never below the bounds, wider outside the calibrated range."""
+    if family.prepare is not None:
+        rows = family.prepare(device, rows)
+    memory_s, compute_s = family.bounds(device, rows)
+    least = np.maximum(memory_s, compute_s)
+    seconds = np.maximum(family.predict(device, rows, fit.parameters, fit.choices), least)
+    outside = doublings_outside(rows, fit.range)
+    low = np.maximum(seconds * fit.interval[0] * np.exp(-PER_DOUBLING * outside), np.minimum(least, seconds))
+    high = seconds * fit.interval[1] * np.exp(PER_DOUBLING * outside)
+    return Prediction(seconds, low, high, memory_s, compute_s, outside)
+
+
+def doublings_outside(rows: Rows, calibrated: Mapping[str, tuple[float, float]]) -> np.ndarray:
+    """[rows] how far a row lies outside the calibrated range: doublings, summed over columns; 0 inside."""
+    total = np.zeros(len(next(iter(rows.values()))))
+    for column, (low, high) in calibrated.items():
+        if column in rows:
+            value = np.maximum(np.asarray(rows[column], dtype=float), 1.0)
+            low, high = max(low, 1.0), max(high, 1.0)
+            total += np.maximum(np.log2(value / high), 0) + np.maximum(np.log2(low / value), 0)
+    return total
+
+
+def fit(family: Family, device: Device, rows: Rows, key: Mapping[str, str], *, search_rows: int = 600) -> Fit:
+    """Fit all parameters and choices of a family to the rows of one kernel; in-sample error and interval.
+
+    search_rows: the discrete choices are compared on at most this many rows, drawn at random; the final fit uses all
+    rows. Raises InvalidInput when the rows cannot determine a fit.
+    """
+    seconds = np.asarray(rows[family.measured], dtype=float)
+    _check_fittable(family, rows, seconds, key)
+    if family.prepare is not None:
+        rows = family.prepare(device, rows)
+    choices = _search_choices(family, device, rows, seconds, search_rows)
+    start = {name: parameter.start for name, parameter in family.parameters.items()}
+    parameters, _ = _least_squares(family, device, rows, seconds, start, choices, evaluations=40)
+    memory_s, compute_s = family.bounds(device, rows)
+    predicted = np.maximum(family.predict(device, rows, parameters, choices), np.maximum(memory_s, compute_s))
+    return Fit(
+        family.name,
+        dict(key),
+        parameters,
+        choices,
+        points=len(seconds),
+        shapes=int(shape_index(family, rows).max()) + 1,
+        error=absolute_errors(predicted, seconds),
+        interval=conformal_interval(np.log(seconds / predicted)),
+        range={c: (float(np.min(rows[c])), float(np.max(rows[c]))) for c in family.numeric},
+    )
+
+
+def cross_validate(
+    family: Family, device: Device, rows: Rows, key: Mapping[str, str], *, folds: int = 5, search_rows: int = 600
+) -> np.ndarray:
+    """[rows] seconds predicted for each row by a fit that never saw its shape; NaN if there is a single shape.
+
+    Continuous parameters and discrete choices are both refitted in every fold, from the generic start.
+    """
+    seconds = np.asarray(rows[family.measured], dtype=float)
+    fold = shape_folds(family, rows, folds)
+    held_out = np.full(len(seconds), np.nan)
+    if fold.max(initial=0) == 0:
+        return held_out
+    for index in range(fold.max() + 1):
+        train, test = take(rows, fold != index), take(rows, fold == index)
+        fitted = fit(family, device, train, key, search_rows=search_rows)
+        held_out[fold == index] = predict(family, device, test, fitted).seconds
+    return held_out
+
+
+def with_held_out(fitted: Fit, held_out: np.ndarray, seconds: np.ndarray) -> Fit:
+    """The same fit with the error and the interval of held-out shapes instead of in-sample ones."""
+    known = np.isfinite(held_out)
+    if not known.any():
+        return fitted
+    interval = conformal_interval(np.log(seconds[known] / held_out[known]))
+    error = absolute_errors(held_out[known], seconds[known])
+    return replace(fitted, error=error, held_out=True, interval=interval)
+
+
+def borrowed(fitted: Fit) -> Fit:
+    """A sibling's fit for another device: relative efficiencies and fixed times stay, the interval widens."""
+    low, high = fitted.interval
+    return replace(fitted, interval=(float(low**BORROWED), float(high**BORROWED)))
+
+
+def conformal_interval(log_residuals: np.ndarray, coverage: float = COVERAGE) -> tuple[float, float]:
+    """Factors (low, high) on a prediction that hold ``coverage`` of residuals log(measured / predicted).
+
+    Split conformal: the outer order statistics of held-out residuals (Lei et al. 2018), so a few points widen it.
+    """
+    count = len(log_residuals)
+    tail = max(0.0, (1 - coverage) / 2 - 0.5 / max(count, 1))
+    low, high = np.quantile(log_residuals, [tail, 1 - tail])
+    return float(np.exp(min(low, -0.01))), float(np.exp(max(high, 0.01)))
+
+
+def absolute_errors(predicted: np.ndarray, seconds: np.ndarray) -> tuple[float, float]:
+    """Median and P90 of |predicted / measured - 1|."""
+    error = np.abs(predicted / seconds - 1)
+    return float(np.median(error)), float(np.quantile(error, 0.9))
+
+
+def take(rows: Rows, index: np.ndarray) -> dict[str, np.ndarray]:
+    """The rows that a mask or an index array selects."""
+    return {column: np.asarray(values)[index] for column, values in rows.items()}
+
+
+def shape_index(family: Family, rows: Rows) -> np.ndarray:
+    """[rows] number of each row's shape."""
+    columns = np.stack([np.asarray(rows[column]) for column in family.shape], axis=1)
+    return np.unique(columns, axis=0, return_inverse=True)[1].reshape(-1)
+
+
+def shape_folds(family: Family, rows: Rows, folds: int) -> np.ndarray:
+    """[rows] fold of each row: whole shapes, shuffled by a fixed seed, at most ``folds`` folds."""
+    index = shape_index(family, rows)
+    shapes = int(index.max(initial=-1)) + 1
+    order = np.random.default_rng(0).permutation(shapes)
+    return (order % min(folds, max(shapes, 1)))[index]
+
+
+def _check_fittable(family: Family, rows: Rows, seconds: np.ndarray, key: Mapping[str, str]) -> None:
+    name = " ".join(key.values())
+    if not np.all(np.isfinite(seconds) & (seconds > 0)):
+        bad = int(np.argmin(np.isfinite(seconds) & (seconds > 0)))
+        raise InvalidInput(f"{name}: {family.measured} must be positive; row {bad} of this kernel has {seconds[bad]}")
+    if len(seconds) < 2 * len(family.parameters):
+        least = 2 * len(family.parameters)
+        raise InvalidInput(
+            f"{name}: {len(seconds)} points cannot fit {len(family.parameters)} parameters; give {least}"
+        )
+    if np.ptp(np.asarray(rows[family.size], dtype=float)) == 0:
+        raise InvalidInput(f"{name}: all rows have one {family.size}; measure several sizes")
+
+
+def _search_choices(
+    family: Family, device: Device, rows: Rows, seconds: np.ndarray, search_rows: int
+) -> dict[str, object]:
+    """Coordinate search over the discrete choices, each candidate judged by a short fit on a thinned table."""
+    chosen = {name: options[0] for name, options in family.choices.items()}
+    if all(len(options) == 1 for options in family.choices.values()):
+        return chosen
+    thin = np.random.default_rng(0).permutation(len(seconds))[:search_rows]
+    rows, seconds = take(rows, thin), seconds[thin]
+    start = {name: parameter.start for name, parameter in family.parameters.items()}
+    best_start, best = _least_squares(family, device, rows, seconds, start, chosen, evaluations=12)
+    for name, options in family.choices.items():
+        for option in options[1:]:
+            trial = chosen | {name: option}
+            parameters, loss = _least_squares(family, device, rows, seconds, best_start, trial, evaluations=8)
+            if loss < best * (1 - 1e-3):
+                chosen, best, best_start = trial, loss, parameters
+    return chosen
+
+
+def _least_squares(
+    family: Family,
+    device: Device,
+    rows: Rows,
+    seconds: np.ndarray,
+    start: Mapping[str, float],
+    choices: Mapping[str, object],
+    evaluations: int,
+) -> tuple[dict[str, float], float]:
+    """Soft-L1 fit of log seconds from ``start``; parameters and the loss per row."""
+    from scipy.optimize import least_squares
+
+    names = tuple(family.parameters)
+    limits = np.log([(p.low, p.high) for p in family.parameters.values()]).T
+    centre = np.log([p.start for p in family.parameters.values()])
+    pull = np.array([LOSS_SCALE / p.spread if p.spread else 0.0 for p in family.parameters.values()])
+    log_seconds = np.log(seconds)
+
+    def residuals(x: np.ndarray, at: Rows = rows) -> np.ndarray:
+        predicted = family.predict(device, at, dict(zip(names, np.exp(x), strict=True)), choices)
+        return np.concatenate([np.log(predicted) - log_seconds, pull * (x - centre)])
+
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        at = rows
+        if family.select is not None:
+            at = family.select(device, rows, dict(zip(names, np.exp(x), strict=True)), choices)
+        here, step = residuals(x, at), 1e-4
+        return np.stack([(residuals(x + step * unit, at) - here) / step for unit in np.eye(len(x))], axis=1)
+
+    inside = np.clip(np.log([start[n] for n in names]), limits[0] + 1e-6, limits[1] - 1e-6)
+    solution = least_squares(
+        residuals, inside, jac=jacobian, bounds=limits, loss="soft_l1", f_scale=LOSS_SCALE,
+        max_nfev=evaluations, xtol=1e-4, ftol=1e-4,
+    )  # fmt: skip
+    return dict(zip(names, np.exp(solution.x).tolist(), strict=True)), float(solution.cost / len(seconds))
+
+
+def groups_of(family: Family, table: object) -> Sequence[tuple[dict[str, str], np.ndarray]]:
+    """(key, row numbers) of every kernel in a DataFrame: one combination of the family's group columns each."""
+    found = table.groupby(list(family.group), sort=True, dropna=False).indices
+    return [(dict(zip(family.group, map(str, values), strict=True)), index) for values, index in found.items()]
