@@ -1,0 +1,110 @@
+"""What came out of a simulation: when each operation ran on each rank, and what follows from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim import units
+from moesim.engine.program import Op, Program
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Track:
+    """The run of one program. start, end: [op, rank] ticks; a collective starts when the rank arrives at it."""
+
+    program: Program
+    start: np.ndarray
+    end: np.ndarray
+
+    def busy_s(self) -> np.ndarray:
+        """Seconds [op, rank] between start and end, waiting for peers included."""
+        return units.seconds(self.end - self.start)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Timeline:
+    """All tracks of one simulation."""
+
+    tracks: tuple[Track, ...]
+
+    @property
+    def makespan_s(self) -> float:
+        """Seconds until the last operation of any rank ends."""
+        return float(units.seconds(max((int(track.end.max(initial=0)) for track in self.tracks), default=0)))
+
+    def lower_bound_s(self) -> float:
+        """The largest busy time of one stream of one rank, every operation alone and at full speed, peers on time."""
+        return max((_busiest_stream_s(track.program) for track in self.tracks), default=0.0)
+
+    def upper_bound_s(self) -> float:
+        """All operations one after another, each as long as its slowest rank, slowed by whatever may overlap it."""
+        share = max((op.compute_share for track in self.tracks for op in track.program.ops), default=0.0)
+        collectives = {id(op.transfer): op for track in self.tracks for op in track.program.ops if op.transfer}
+        local = (op for track in self.tracks for op in track.program.ops if op.transfer is None)
+        return sum(op.seconds.max(initial=0.0) for op in local) / (1 - share) + sum(
+            _alone_s(op).max(initial=0.0) for op in collectives.values()
+        )
+
+    def by_kind_s(self) -> dict[str, float]:
+        """Mean over ranks of the seconds spent in each kind of operation; a collective counts its waiting."""
+        total: dict[str, float] = {}
+        ranks = sum(track.program.ranks.size for track in self.tracks)
+        for track in self.tracks:
+            for op, busy in zip(track.program.ops, track.busy_s().sum(axis=1), strict=True):
+                total[op.kind] = total.get(op.kind, 0.0) + float(busy) / ranks
+        return total
+
+    def waiting_s(self) -> float:
+        """Mean over ranks of the seconds that a collective took beyond its time alone: stragglers and shared links."""
+        waits, ranks = 0.0, 0
+        for track in self.tracks:
+            ranks += track.program.ranks.size
+            for op, busy in zip(track.program.ops, track.busy_s(), strict=True):
+                if op.transfer is not None:
+                    waits += float(np.maximum(busy - _alone_s(op)[_members(op, track.program)], 0.0).sum())
+        return waits / max(ranks, 1)
+
+    def exposed_s(self, stream: str = "compute") -> float:
+        """Mean over ranks of the seconds in which `stream` stands still before the rank's last operation ends."""
+        idle = [
+            units.seconds(track.end.max(axis=0)) - _covered_s(track, _on_stream(track.program.ops, stream))
+            for track in self.tracks
+        ]
+        return float(np.concatenate(idle).mean()) if idle else 0.0
+
+
+def _on_stream(ops: Sequence[Op], stream: str) -> list[int]:
+    return [index for index, op in enumerate(ops) if op.stream == stream]
+
+
+def _covered_s(track: Track, rows: list[int]) -> np.ndarray:
+    """Seconds [rank] during which an operation of the rows (of one stream, so never two at once) runs."""
+    return units.seconds((track.end[rows] - track.start[rows]).sum(axis=0))
+
+
+def _alone_s(op: Op) -> np.ndarray:
+    """Seconds [members] that a collective takes when everybody is on time and the network is empty."""
+    return op.transfer.arrived * op.transfer.wire_s + op.transfer.latency_s
+
+
+def _members(op: Op, program: Program) -> np.ndarray:
+    return members_of(op.transfer.ranks, program.ranks)
+
+
+def members_of(transfer_ranks: np.ndarray, ranks: np.ndarray) -> np.ndarray:
+    """Positions [ranks] of a program's ranks within a collective's members."""
+    if transfer_ranks.size == ranks.size and np.array_equal(transfer_ranks, ranks):
+        return np.arange(ranks.size)
+    order = np.argsort(transfer_ranks)
+    return order[np.searchsorted(transfer_ranks, ranks, sorter=order)]
+
+
+def _busiest_stream_s(program: Program) -> float:
+    busy: dict[str, np.ndarray] = {}
+    for op in program.ops:
+        alone = op.seconds if op.transfer is None else _alone_s(op)[_members(op, program)]
+        busy[op.stream] = busy.get(op.stream, 0.0) + alone
+    return max((float(seconds.max(initial=0.0)) for seconds in busy.values()), default=0.0)
