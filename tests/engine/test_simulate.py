@@ -55,7 +55,11 @@ def test_local_work_of_a_stream_runs_in_order_and_streams_overlap():
 
 def test_a_collective_starts_with_its_last_member_and_ends_for_each_at_its_own_last_byte():
     t = transfer([0, 1], wire_s=4e-6, arrived=np.array([0.5, 1.0]), latency_s=1e-6)
-    ops = [local("attention", [1e-6, 3e-6]), collective("dispatch", t, after=(0,)), local("experts", [1e-6] * 2, after=(1,))]
+    ops = [
+        local("attention", [1e-6, 3e-6]),
+        collective("dispatch", t, after=(0,)),
+        local("experts", [1e-6] * 2, after=(1,)),
+    ]
     timeline = run(([0, 1], ops))
     track = timeline.tracks[0]
     assert (track.start[1] // US).tolist() == [1, 3]
@@ -69,7 +73,9 @@ def test_a_collective_starts_with_its_last_member_and_ends_for_each_at_its_own_l
 
 def test_groups_of_one_collective_do_not_wait_for_each_other():
     t = transfer([0, 1, 2, 3], wire_s=2e-6, group=[0, 0, 1, 1])
-    track = run(([0, 1, 2, 3], [local("a", [1e-6, 2e-6, 5e-6, 3e-6]), collective("all_reduce", t, after=(0,))])).tracks[0]
+    track = run(([0, 1, 2, 3], [local("a", [1e-6, 2e-6, 5e-6, 3e-6]), collective("all_reduce", t, after=(0,))])).tracks[
+        0
+    ]
     assert (track.end[1] // US).tolist() == [4, 4, 7, 7]
 
 

@@ -1,0 +1,53 @@
+"""Which rank holds which experts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Placement:
+    """Expert slots of every rank, layer by layer.
+
+    expert: [layer, rank, slot] logical expert in the slot; every expert stands in at least one. An expert that stands in
+    several is replicated. name: the policy that made it. experts: number of logical experts.
+    """
+
+    name: str
+    expert: np.ndarray
+    experts: int
+    replicas: np.ndarray = field(init=False)  # [layer, expert] how many slots hold it
+    slot_of: np.ndarray = field(
+        init=False
+    )  # [layer, expert, replica] slot (rank · slots + slot); repeats past the last
+
+    def __post_init__(self):
+        replicas, slot_of = _invert(self.expert.reshape(self.expert.shape[0], -1), self.experts)
+        object.__setattr__(self, "replicas", replicas)
+        object.__setattr__(self, "slot_of", slot_of)
+
+    @property
+    def ranks(self) -> int:
+        """Ranks of one expert-parallel group."""
+        return self.expert.shape[1]
+
+    @property
+    def slots_per_rank(self) -> int:
+        """Expert slots of a rank, in each layer."""
+        return self.expert.shape[2]
+
+
+def _invert(expert: np.ndarray, experts: int) -> tuple[np.ndarray, np.ndarray]:
+    """From expert [layer, slot] to replica counts [layer, expert] and slots [layer, expert, most replicas]."""
+    layers, slots = expert.shape
+    replicas = np.zeros((layers, experts), dtype=np.int32)
+    np.add.at(replicas, (np.arange(layers)[:, None], expert), 1)
+    if (replicas == 0).any():
+        layer, missing = np.argwhere(replicas == 0)[0]
+        raise ValueError(f"expert {missing} has no slot in layer {layer}")
+    order = np.argsort(expert, axis=1, kind="stable")
+    first = np.cumsum(replicas, axis=1) - replicas
+    replica = np.arange(replicas.max()) % replicas[..., None]
+    return replicas, np.take_along_axis(order[:, None, :], (first[..., None] + replica), axis=2)
