@@ -1,11 +1,32 @@
-"""Router traces: which experts each token chose at each MoE layer."""
+"""Router traces: which experts each token chose at each MoE layer, as a value and as a file.
+
+The file is plain safetensors, token-major, so that one inference step is one gather of whole rows and opening is one
+`mmap`. Everything that is not an array stands as JSON under the single header key ``moesim_trace`` (several keys would
+come out in an arbitrary order, and the same trace must give the same bytes).
+"""
 
 from __future__ import annotations
 
+import json
+import mmap
+import os
+import struct
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
+
+from moesim.errors import InvalidInput, Problem
+from moesim.routing.checks import check_trace, shape_problems
+
+FORMAT_VERSION = 1
+HEADER_KEY = "moesim_trace"
+CHECKED_AT_OPEN_BYTES = 64 * 2**20  # a full scan of this much takes about 0.2 s; larger traces wait for `check_trace`
+_ARRAYS = ("ids", "offsets", "gates", "phase", "step", "positions", "token_ids", "count")
+_HEADER = ("experts", "groups", "labels", "source", "synthetic", "metadata")
+_DTYPES = {"U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -13,13 +34,17 @@ class RouterTrace:
     """A captured (or synthetic) routing record, usually memory-mapped.
 
     ids: [token, layer, k] uint8/uint16 expert chosen; each row has k different experts.
-    gates: [token, layer, k] uint8 square-root-coded gate weights (``(code / 255)**2``), or None.
+    gates: [token, layer, k] uint8 square-root-coded gate weights (`encode_gates`), or None.
     offsets: [sequences + 1] first token of each sequence.
-    phase: [token] 0 = prefill, 1 = decode, or None when not recorded.
+    phase: [token] 0 = prefill, 1 = decode; None where a token may stand for either (text run through a causal model).
     labels: one label a sequence (domain, language …), or ().
     experts: number of routed experts. groups: routing groups (1 = none).
     source: how it was made, in words. synthetic: True unless the ids came out of a real forward pass.
     metadata: everything else from the header (model, training text hash, versions, moments …).
+    step: [token] inference step in which the token ran; positions: [token] its place in its sequence;
+        token_ids: [token] vocabulary ids (they let the text be rebuilt). None where not recorded.
+    count: [token, layer] number of valid choices where it varies (dynamic k, dropped or skipped tokens); what stands in
+        `ids` and `gates` behind them means nothing. None = k everywhere.
     """
 
     name: str
@@ -33,6 +58,10 @@ class RouterTrace:
     source: str = ""
     synthetic: bool = False
     metadata: Mapping[str, object] = field(default_factory=dict)
+    step: np.ndarray | None = None
+    positions: np.ndarray | None = None
+    token_ids: np.ndarray | None = None
+    count: np.ndarray | None = None
 
     @property
     def tokens(self) -> int:
@@ -46,5 +75,124 @@ class RouterTrace:
 
     @property
     def top_k(self) -> int:
-        """Experts chosen per token and layer."""
+        """Experts chosen per token and layer (the most, where the number varies)."""
         return self.ids.shape[2]
+
+    @property
+    def sequences(self) -> int:
+        """Number of sequences."""
+        return len(self.offsets) - 1
+
+
+def encode_gates(weights: np.ndarray) -> np.ndarray:
+    """Gate weights in [0, 1] as uint8, ``round(255 √w)``: fine where gates are small, off by at most .004."""
+    return np.rint(255 * np.sqrt(np.clip(weights, 0, 1))).astype(np.uint8)
+
+
+def decode_gates(codes: np.ndarray) -> np.ndarray:
+    """Gate weights (float32) of square-root codes."""
+    return np.square(codes.astype(np.float32) / 255)
+
+
+def expert_dtype(experts: int) -> np.dtype:
+    """The narrowest dtype that holds the ids of so many experts."""
+    return np.dtype(np.uint8 if experts <= 256 else np.uint16)
+
+
+def open_trace(path: str | Path) -> RouterTrace:
+    """Map a trace file without reading it; arrays of the result are read-only views of the file.
+
+    The header and the sequence offsets are always checked; ids are scanned too where they are small
+    (`CHECKED_AT_OPEN_BYTES`); `check_trace` scans the others when asked. Raises InvalidInput naming the file.
+    """
+    path = Path(path)
+    header, body = _map_safetensors(path)
+    about = _about(path, header.pop("__metadata__", None))
+    arrays = {}
+    for name in [name for name in _ARRAYS if name in header]:
+        try:
+            dtype, shape, (first, last) = (header[name][key] for key in ("dtype", "shape", "data_offsets"))
+            if last > len(body):
+                raise InvalidInput(
+                    Problem(
+                        f"the file is truncated: it holds {len(body)} bytes of data where {name} ends at {last}; "
+                        "copy or capture it again",
+                        file=str(path),
+                    )
+                )
+            arrays[name] = body[first:last].view(_DTYPES[dtype]).reshape(shape)
+        except (KeyError, TypeError, ValueError):
+            raise InvalidInput(
+                Problem(f"tensor {name} is not an integer array: {header[name]}", file=str(path))
+            ) from None
+    if missing := {"ids", "offsets"} - arrays.keys():
+        raise InvalidInput(Problem(f"no tensor {' and no tensor '.join(sorted(missing))}", file=str(path)))
+    trace = RouterTrace(name=path.stem, **arrays, **about)
+    if problems := shape_problems(trace, str(path)):
+        raise InvalidInput(problems)
+    if trace.ids.nbytes <= CHECKED_AT_OPEN_BYTES:
+        check_trace(trace, str(path))
+    return trace
+
+
+def write_trace(path: str | Path, trace: RouterTrace) -> Path:
+    """Check a trace and write it: to a temporary file beside `path`, then renamed, so nobody sees half a trace.
+
+    Ids of wider integers are narrowed. Raises InvalidInput where the ids are not valid choices.
+    """
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    check_trace(trace, str(path))
+    arrays = {name: getattr(trace, name) for name in _ARRAYS if getattr(trace, name) is not None}
+    arrays["ids"] = arrays["ids"].astype(expert_dtype(trace.experts), copy=False)
+    arrays["offsets"] = arrays["offsets"].astype(np.int64, copy=False)
+    about = {"format": FORMAT_VERSION} | {name: getattr(trace, name) for name in _HEADER}
+    text = json.dumps(about | {"metadata": dict(trace.metadata)}, sort_keys=True, ensure_ascii=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, {HEADER_KEY: text})
+        os.chmod(temporary, 0o644)  # mkstemp makes it private
+        os.replace(temporary, path)
+    finally:
+        Path(temporary).unlink(missing_ok=True)
+    return path
+
+
+def _map_safetensors(path: Path) -> tuple[dict, np.ndarray]:
+    """Header and data (read-only bytes, mapped) of a safetensors file: u64 header length, JSON header, data."""
+    try:
+        with open(path, "rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            prefix = file.read(8)
+            if len(prefix) < 8 or (length := struct.unpack("<Q", prefix)[0]) > size - 8:
+                raise InvalidInput(Problem("not a safetensors file, or truncated inside its header", file=str(path)))
+            header = json.loads(file.read(length))
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise InvalidInput(Problem(f"cannot be read: {error.strerror}", file=str(path))) from None
+    except ValueError:
+        raise InvalidInput(Problem("the header is not JSON: not a safetensors file", file=str(path))) from None
+    return header, np.frombuffer(mapped, dtype=np.uint8)[8 + length :]
+
+
+def _about(path: Path, header: Mapping[str, str] | None) -> dict:
+    """What the header says beside the arrays, as arguments of RouterTrace."""
+    text = (header or {}).get(HEADER_KEY)
+    if text is None:
+        raise InvalidInput(
+            Problem("a safetensors file, but not a moesim trace; convert it with moesim import-trace", file=str(path))
+        )
+    try:
+        about = json.loads(text)
+    except ValueError:
+        raise InvalidInput(Problem("the header of the trace is damaged; capture it again", file=str(path))) from None
+    if about.get("format") != FORMAT_VERSION:
+        raise InvalidInput(
+            Problem(f"trace format {about.get('format')}; this moesim reads format {FORMAT_VERSION}", file=str(path))
+        )
+    if missing := [name for name in _HEADER if name not in about]:
+        raise InvalidInput(Problem(f"the header of the trace lacks {', '.join(missing)}", file=str(path)))
+    return {name: about[name] for name in _HEADER} | {"labels": tuple(about["labels"])}
