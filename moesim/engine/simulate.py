@@ -1,7 +1,7 @@
 """Run programs on the SimPy engine.
 
 Local work between collectives needs no events: a rank's clock is a running maximum and sum, kept as an array over the
-ranks of a program. Events are where ranks meet, at collectives. Times are integer picoseconds, so equal times are equal.
+ranks of a program. Events are where ranks meet, at collectives. Times are integer picoseconds: equal times are equal.
 """
 
 from __future__ import annotations

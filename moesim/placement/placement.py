@@ -11,7 +11,7 @@ import numpy as np
 class Placement:
     """Expert slots of every rank, layer by layer.
 
-    expert: [layer, rank, slot] logical expert in the slot; every expert stands in at least one. An expert that stands in
+    expert: [layer, rank, slot] logical expert in the slot; every expert stands in at least one, and one that stands in
     several is replicated. name: the policy that made it. experts: number of logical experts.
     """
 
@@ -41,7 +41,7 @@ class Placement:
 
 def _invert(expert: np.ndarray, experts: int) -> tuple[np.ndarray, np.ndarray]:
     """From expert [layer, slot] to replica counts [layer, expert] and slots [layer, expert, most replicas]."""
-    layers, slots = expert.shape
+    layers = expert.shape[0]
     replicas = np.zeros((layers, experts), dtype=np.int32)
     np.add.at(replicas, (np.arange(layers)[:, None], expert), 1)
     if (replicas == 0).any():

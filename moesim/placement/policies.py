@@ -1,7 +1,7 @@
 """Placement policies: from expert loads to slots. Each takes loads [layer, expert] and hands on a `Placement`.
 
-A policy is a function in `POLICIES`; its keyword-only arguments after `ranks` and `slots_per_rank` are the keys that a
-scenario may set.
+A policy is a function in `POLICIES`. moesim hands in the positional arguments; the keyword-only ones are the keys that a
+scenario sets under ``placement:``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from moesim.placement.placement import Placement
 
 
-def contiguous(load: np.ndarray, *, ranks: int, slots_per_rank: int) -> Placement:
+def contiguous(load: np.ndarray, ranks: int, *, slots_per_rank: int) -> Placement:
     """Expert e in slot e: neighbours share a rank, what every framework does by default.
 
     load: [layer, expert], of which only the shape is used. Spare slots hold the first experts again.
@@ -21,12 +21,12 @@ def contiguous(load: np.ndarray, *, ranks: int, slots_per_rank: int) -> Placemen
     return _tile("contiguous", load, np.arange(ranks * slots_per_rank).reshape(ranks, slots_per_rank))
 
 
-def round_robin(load: np.ndarray, *, ranks: int, slots_per_rank: int) -> Placement:
+def round_robin(load: np.ndarray, ranks: int, *, slots_per_rank: int) -> Placement:
     """Expert e on rank e mod ranks, so that the experts of one routing group are spread. Spare slots repeat from 0."""
     return _tile("round_robin", load, np.arange(ranks * slots_per_rank).reshape(slots_per_rank, ranks).T)
 
 
-def replicate_hot(load: np.ndarray, *, ranks: int, slots_per_rank: int) -> Placement:
+def replicate_hot(load: np.ndarray, ranks: int, *, slots_per_rank: int) -> Placement:
     """Spare slots go to the hottest experts, then slots are packed so that ranks carry equal load.
 
     The two greedy steps of DeepSeek's expert-parallel load balancer (EPLB) without its node hierarchy: (1) give each
@@ -83,5 +83,5 @@ def _tile(name: str, load: np.ndarray, slots: np.ndarray) -> Placement:
 def _check_room(experts: int, ranks: int, slots_per_rank: int) -> None:
     if ranks * slots_per_rank < experts:
         raise ValueError(
-            f"{experts} experts need at least {-(-experts // ranks)} slots on each of {ranks} ranks, not {slots_per_rank}"
+            f"{experts} experts on {ranks} ranks need at least {-(-experts // ranks)} slots a rank, not {slots_per_rank}"
         )

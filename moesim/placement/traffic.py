@@ -2,8 +2,8 @@
 
 An expert-parallel kernel decides how often a token crosses the network. Copies [source, destination] are counted at the
 level of the kernel: ``expert`` sends a copy for each chosen expert (low-latency kernels), ``rank`` one for each rank
-that holds a chosen expert, ``node`` one for each server with such a rank, which a peer there fans out (normal kernels of
-DeepEP, and what node-limited routing is for).
+that holds a chosen expert, ``node`` one for each server with such a rank, which a peer there fans out (normal kernels
+of DeepEP, and what node-limited routing is for).
 """
 
 from __future__ import annotations

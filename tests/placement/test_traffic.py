@@ -9,7 +9,7 @@ from moesim.placement.traffic import LEVELS, choose_slots, layer_traffic
 
 def test_copies_by_hand_at_each_level():
     # four ranks on two servers, one expert each; one token on rank 0 chooses the experts of ranks 1, 2 and 3
-    placement = contiguous(np.ones((1, 8)), ranks=4, slots_per_rank=2)
+    placement = contiguous(np.ones((1, 8)), 4, slots_per_rank=2)
     ids, source, node = np.array([[2, 4, 5, 6]]), np.array([0]), np.array([0, 0, 1, 1])
 
     def pairs(level):
@@ -24,13 +24,13 @@ def test_copies_by_hand_at_each_level():
 
 
 def test_replicas_take_turns():
-    placement = replicate_hot(np.array([[9.0, 1.0]]), ranks=3, slots_per_rank=1)
+    placement = replicate_hot(np.array([[9.0, 1.0]]), 3, slots_per_rank=1)
     chosen = choose_slots(placement, 0, np.zeros((6, 1), dtype=np.uint8))
     assert np.bincount(chosen.ravel()).max() == 3
 
 
 def test_an_unknown_level_is_named():
-    placement = contiguous(np.ones((1, 2)), ranks=2, slots_per_rank=1)
+    placement = contiguous(np.ones((1, 2)), 2, slots_per_rank=1)
     with pytest.raises(ValueError, match="'token' is not one of expert, rank, node"):
         layer_traffic(placement, 0, np.array([[0]]), np.array([0]), level="token", node=np.zeros(2, int))
 
@@ -40,7 +40,7 @@ def test_an_unknown_level_is_named():
 def test_coarser_levels_send_no_more_across_servers(seed, servers, per_server):
     rng = np.random.default_rng(seed)
     ranks = servers * per_server
-    placement = contiguous(np.ones((1, 12 * ranks)), ranks=ranks, slots_per_rank=12)
+    placement = contiguous(np.ones((1, 12 * ranks)), ranks, slots_per_rank=12)
     ids = np.argsort(rng.random((20, 12 * ranks)), axis=1)[:, :4]
     source = np.sort(rng.integers(0, ranks, 20))
     node = np.repeat(np.arange(servers), per_server)

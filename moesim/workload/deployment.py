@@ -1,0 +1,67 @@
+"""A model put on a cluster: everything that stays the same from step to step."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim.cost.machine import Machine
+from moesim.hardware.precision import Precision
+from moesim.hardware.topology import Cluster
+from moesim.model.architecture import MoEModel
+from moesim.model.parallelism import Parallelism
+from moesim.network.kernels import Kernel
+from moesim.network.routes import Network
+from moesim.placement.placement import Placement
+
+
+@dataclass(frozen=True, slots=True)
+class PrecisionPolicy:
+    """The format of each kind of tensor.
+
+    experts: weights of the routed experts; expert_activations: what they are multiplied with. dense: weights of
+    attention, shared experts, dense FFNs and the head; activations: what those are multiplied with. dispatch, combine:
+    tokens on the wire. kv: the cache. Routers run in BF16 with FP32 scores, as released models do.
+    """
+
+    experts: Precision
+    dense: Precision
+    expert_activations: Precision
+    activations: Precision
+    dispatch: Precision
+    combine: Precision
+    kv: Precision
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Deployment:
+    """A model on a cluster. placement: None when the model has no routed experts. kernel: of dispatch and combine."""
+
+    model: MoEModel
+    cluster: Cluster
+    network: Network
+    machine: Machine
+    parallelism: Parallelism
+    precision: PrecisionPolicy
+    kernel: Kernel
+    placement: Placement | None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """What one step processes.
+
+    phase: ``prefill`` or ``decode``. sequences: [attention DP rank] sequences in the step. new_tokens: tokens of each
+    sequence that this step computes (1 in decode). context: tokens of each sequence that are cached before it.
+    """
+
+    phase: str
+    sequences: np.ndarray
+    new_tokens: int
+    context: int
+
+    @property
+    def tokens(self) -> np.ndarray:
+        """[attention DP rank] new tokens of the step."""
+        return self.sequences * self.new_tokens
