@@ -6,8 +6,8 @@ the table that it explains. Everything else here is the same for all families: f
 How to write one (`moesim.cost.gemm` is the example):
 
 1. ``predict(device, rows, parameters, choices) -> [rows] seconds``: the equation, vectorised. ``rows`` maps column
-   names to arrays of equal length; ``parameters`` maps names to floats; ``choices`` maps the names of discrete choices to
-   one of their options. It must work for any positive parameter inside its bounds and any row of the table.
+   names to arrays of equal length; ``parameters`` maps names to floats; ``choices`` maps the names of discrete choices
+   to one of their options. It must work for any positive parameter inside its bounds and any row of the table.
 2. ``bounds(device, rows) -> (memory_s, compute_s)``: the bytes that must move at datasheet bandwidth and the FLOPs that
    must run at datasheet peak. No prediction is ever below either.
 3. ``parameters``: `Parameter`s. ``start`` doubles as the stated default of an uncalibrated device, so give it a source.
@@ -17,7 +17,7 @@ How to write one (`moesim.cost.gemm` is the example):
 5. Optional ``prepare(device, rows) -> rows``: adds columns that are dear to compute and do not depend on parameters.
 6. Optional ``select(device, rows, parameters, choices) -> rows``: adds columns that hold the kernel's own choice at
    these parameters (the fastest tile of each row); ``predict`` then uses these columns instead of searching. The
-   derivative of a minimum is the derivative at its argument, so the Jacobian needs no search: fits are ten times faster.
+   derivative of a minimum is the derivative at its argument, so the Jacobian needs no search: ten times faster.
 
 Fits minimise a soft-L1 loss of log(prediction / measurement), because measured tables hold isolated rows several times
 too slow (failed kernel choices), which squares would chase.
@@ -89,7 +89,8 @@ class Fit:
 
     key: the group columns without hardware (software, kernel, dtype …), empty for stated defaults. interval: factors on
     the prediction that hold ``COVERAGE`` of held-out measurements. range: calibrated (smallest, largest) of numeric
-    columns. error: median and P90 absolute percentage error as fractions, shapes held out where ``held_out``, else in sample.
+    columns. error: median and P90 absolute percentage error as fractions, on held-out shapes where ``held_out``, else
+    in sample.
     """
 
     family: str
@@ -106,7 +107,7 @@ class Fit:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Prediction:
-    """[rows] seconds, the 80 % interval, the two bounds, and the doublings that a row lies outside the calibrated range."""
+    """[rows] seconds, 80 % interval, the two bounds, and the doublings that a row lies outside the calibrated range."""
 
     seconds: np.ndarray
     low: np.ndarray

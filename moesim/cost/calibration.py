@@ -1,0 +1,165 @@
+"""From a profile's ``calibration:`` block to a `Machine`, and from a `Machine` to costs.
+
+A profile states one of three things, and every result says which it was:
+
+- fits of its own: ``{source, date, gemm: [...], …}``, written by ``moesim calibrate`` (origin ``measured``);
+- ``{like: NAME}``: a sibling's relative efficiencies and fixed times on this device's datasheet (origin ``like NAME``);
+- ``none``: the stated defaults of every family, with wide intervals (origin ``defaults``).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from difflib import SequenceMatcher
+
+import numpy as np
+
+from moesim.cost.dtypes import dtype_distance
+from moesim.cost.estimate import Cost
+from moesim.cost.fitting import Family, Fit, Prediction, borrowed, default_fit, predict
+from moesim.cost.machine import Machine
+from moesim.errors import InvalidInput
+from moesim.hardware.device import Hardware
+
+_NOTES = ("source", "date", "like")  # keys of the block that are not families
+
+
+def machine_for(
+    hardware: Hardware, software: str | None, lookup: Callable[[str], Hardware], *, graphs: bool = True
+) -> Machine:
+    """The device with the fits of its profile, or of the sibling that the profile names.
+
+    software: stack that will run, e.g. ``trtllm`` or ``vllm 0.24.0``. lookup: profile by name, for ``like``.
+    """
+    fits, origin = _fits_of(hardware, lookup, seen=())
+    return Machine(hardware.device, software, fits, origin, graphs)
+
+
+def _fits_of(
+    hardware: Hardware, lookup: Callable[[str], Hardware], seen: tuple[str, ...]
+) -> tuple[dict[str, tuple[Fit, ...]], str]:
+    block = hardware.calibration
+    if not block or block == "none":
+        return {}, "defaults"
+    own = {family: tuple(fit_from_entry(family, e) for e in block[family]) for family in block if family not in _NOTES}
+    like = block.get("like")
+    if like is None:
+        return own, "measured"
+    if like in seen or like == hardware.name:
+        raise InvalidInput(f"calibration of {hardware.name}: like {like} leads back to itself; name a measured profile")
+    sibling, _ = _fits_of(lookup(str(like)), lookup, (*seen, hardware.name))
+    lent = {family: tuple(borrowed(fit) for fit in fits) for family, fits in sibling.items()}
+    return lent | own, "measured" if own else f"like {like}" if lent else "defaults"
+
+
+def fit_from_entry(family: str, entry: Mapping[str, object]) -> Fit:
+    """A `Fit` from one entry of the profile; the inverse of `entry_from_fit`."""
+    known = {"parameters", "choices", "points", "shapes", "error", "held_out", "interval", "range"}
+    return Fit(
+        family=family,
+        key={name: str(value) for name, value in entry.items() if name not in known},
+        parameters={name: float(value) for name, value in entry["parameters"].items()},
+        choices={n: tuple(c) if isinstance(c, list) else c for n, c in entry.get("choices", {}).items()},
+        points=int(entry["points"]),
+        shapes=int(entry["shapes"]),
+        error=tuple(float(e) for e in entry["error"]),
+        held_out=bool(entry.get("held_out", False)),
+        interval=tuple(float(factor) for factor in entry["interval"]),
+        range={column: (float(low), float(high)) for column, (low, high) in entry["range"].items()},
+    )
+
+
+def entry_from_fit(fit: Fit) -> dict[str, object]:
+    """One fit as plain values, four significant digits, in the order that people read it."""
+    return {
+        **fit.key,
+        "parameters": {name: _digits(value) for name, value in fit.parameters.items()},
+        "choices": {name: list(c) if isinstance(c, tuple) else c for name, c in fit.choices.items()},
+        "points": fit.points,
+        "shapes": fit.shapes,
+        "error": [_digits(e, 3) for e in fit.error],
+        "held_out": fit.held_out,
+        "interval": [_digits(factor) for factor in fit.interval],
+        "range": {column: [_digits(low), _digits(high)] for column, (low, high) in fit.range.items()},
+    }
+
+
+def _digits(value: float, digits: int = 4) -> float | int:
+    rounded = float(f"{value:.{digits}g}")
+    return int(rounded) if rounded.is_integer() and abs(rounded) < 1e9 else rounded
+
+
+def candidates(fits: tuple[Fit, ...], wanted: Mapping[str, str | None]) -> tuple[Fit, ...]:
+    """The fits nearest to a wanted key, most points first: several only where the kernel is left open.
+
+    wanted: group columns; None or absent = any. In this order: the phase must match; the nearest dtypes; the same
+    software, then its nearest version; the most alike kernel name. An unknown stack or kernel always has an answer.
+    """
+    phase = wanted.get("phase")
+    pool = [fit for fit in fits if phase is None or fit.key.get("phase", phase) == phase]
+    best = min((_distance(fit, wanted) for fit in pool), default=None)
+    nearest = [fit for fit in pool if _distance(fit, wanted) == best]
+    return tuple(sorted(nearest, key=lambda fit: -fit.points))
+
+
+def _distance(fit: Fit, wanted: Mapping[str, str | None]) -> tuple[float, ...]:
+    def dtype(column: str) -> float:
+        want, have = wanted.get(column), fit.key.get(column)
+        return dtype_distance(want, have) if want is not None and have is not None else 0.0
+
+    software, have = wanted.get("software") or "", fit.key.get("software", "")
+    other_stack = float(bool(software) and software.split()[0] != have.split()[0])
+    newest = -_version(have) if " " not in software.strip() else abs(_version(have) - _version(software))
+    kernel = wanted.get("kernel")
+    unlike = 1 - SequenceMatcher(None, kernel, fit.key.get("kernel", "")).ratio() if kernel else 0.0
+    return (dtype("dtype"), dtype("kv_cache_dtype"), other_stack, newest if software else 0.0, unlike)
+
+
+def _version(software: str) -> float:
+    """A version as one number, e.g. ``trtllm 1.3.0rc20`` -> 1.0300020…: only its order and nearness matter."""
+    numbers = [int(number) for number in re.findall(r"\d+", software.split(" ", 1)[-1])][:4]
+    return sum(number / 1000.0**place for place, number in enumerate(numbers))
+
+
+def estimate(
+    machine: Machine, family: Family, rows: Mapping[str, object], wanted: Mapping[str, str | None] | None = None
+) -> Cost:
+    """Cost of every row, on the nearest measured kernels of the machine, else on the family's stated defaults.
+
+    rows: columns of the family's table as arrays or scalars that broadcast to one shape, which the result has. wanted:
+    group columns to look for (dtype, phase, kernel …); the machine's software is added. Where several kernels fit, each
+    row runs on the one whose calibrated range is nearest, then on the one with most points.
+    """
+    shape = np.broadcast_shapes(*(np.shape(values) for values in rows.values()))
+    flat = {column: np.broadcast_to(np.asarray(values), shape).reshape(-1) for column, values in rows.items()}
+    wanted = {"software": machine.software} | dict(wanted or {})
+    fits = candidates(machine.fits.get(family.name, ()), wanted) or (default_fit(family),)
+    predictions = [(fit, predict(family, machine.device, flat, fit)) for fit in map(_replayed(machine, family), fits)]
+    costs = [_cost(fit, prediction) for fit, prediction in predictions]
+    nearest = np.argmin([prediction.outside for _, prediction in predictions], axis=0)
+    columns = np.arange(len(nearest))
+    picked = [
+        np.stack([getattr(c, name) for c in costs])[nearest, columns] for name in ("seconds", "low", "high", "limit")
+    ]
+    return Cost(*(values.reshape(shape) for values in picked))
+
+
+def _replayed(machine: Machine, family: Family) -> Callable[[Fit], Fit]:
+    """Under graphs the host launches nothing: a host-bound kernel keeps its slopes, and gets the default fixed time."""
+
+    def replayed(fit: Fit) -> Fit:
+        if not (machine.graphs and fit.choices.get("host_bound")):
+            return fit
+        fixed = min(fit.parameters["t0"], family.parameters["t0"].start)
+        return replace(fit, choices={**fit.choices, "host_bound": False}, parameters={**fit.parameters, "t0": fixed})
+
+    return replayed
+
+
+def _cost(fit: Fit, prediction: Prediction) -> Cost:
+    bound = np.maximum(prediction.memory_s, prediction.compute_s)
+    slower = np.where(prediction.compute_s > prediction.memory_s, 2, 1)
+    limit = np.where(fit.parameters.get("t0", 0.0) > bound, 0, slower)
+    return Cost(prediction.seconds, prediction.low, prediction.high, limit)
