@@ -11,7 +11,7 @@ from moesim.hardware.precision import Precision
 from moesim.hardware.topology import Cluster
 from moesim.model.architecture import MoEModel
 from moesim.model.parallelism import Parallelism
-from moesim.network.kernels import Kernel
+from moesim.workload.kernels import Kernel
 from moesim.network.routes import Network
 from moesim.placement.placement import Placement
 
@@ -36,7 +36,11 @@ class PrecisionPolicy:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Deployment:
-    """A model on a cluster. placement: None when the model has no routed experts. kernel: of dispatch and combine."""
+    """A model on a cluster.
+
+    kernel: of dispatch and combine. placement: None when the model has no routed experts. fidelity: of the network, a
+    key of `moesim.network.fidelity.FIDELITIES`.
+    """
 
     model: MoEModel
     cluster: Cluster
@@ -46,6 +50,12 @@ class Deployment:
     precision: PrecisionPolicy
     kernel: Kernel
     placement: Placement | None
+    fidelity: str = "coflow"
+
+    @property
+    def compute_share(self) -> float:
+        """Share of the device's cores that dispatch and combine take from compute that runs beside them."""
+        return self.kernel.cores / self.machine.device.cores
 
 
 @dataclass(frozen=True, slots=True, eq=False)

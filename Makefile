@@ -1,0 +1,46 @@
+# Two commands for a newcomer: `make run` and `make test`. Both create .venv; only tests and captures need torch.
+PYTHON ?= python3
+BIN := .venv/bin
+MOESIM := $(BIN)/moesim
+# One thread each: the arrays are small, and the tests run side by side.
+export OMP_NUM_THREADS ?= 1
+export OPENBLAS_NUM_THREADS ?= 1
+
+.PHONY: run test capture bench lint clean
+
+run: .venv/ready
+	$(MOESIM) run quickstart --out out/quickstart
+
+test: .venv/ready-lab
+	$(BIN)/ruff format --check moesim tests benchmarks
+	$(BIN)/ruff check moesim tests benchmarks
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n 2 tests
+
+capture: .venv/ready-lab
+	$(MOESIM) capture --shipped moesim/routing/captures
+
+bench: .venv/ready-lab
+	$(BIN)/python -m pytest benchmarks --benchmark-columns=median,min,max,rounds
+
+lint: .venv/ready-lab
+	$(BIN)/ruff format moesim tests benchmarks
+	$(BIN)/ruff check --fix moesim tests benchmarks
+
+.venv/created:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "moesim needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/ready: .venv/created pyproject.toml
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e .
+	touch $@
+
+# torch first and pinned: a bare "torch" would pull several GB of CUDA libraries.
+.venv/ready-lab: .venv/ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[lab,test]'
+	touch $@
+
+clean:
+	rm -rf .venv out build dist .pytest_cache .ruff_cache .hypothesis .benchmarks .import_linter_cache

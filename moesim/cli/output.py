@@ -1,0 +1,52 @@
+"""How results are printed: the result to stdout, everything else to stderr."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+
+import typer
+
+
+def say(text: str = "") -> None:
+    """A line of the result."""
+    typer.echo(text)
+
+
+def note(text: str) -> None:
+    """A line that is not the result: progress, files written, warnings."""
+    typer.echo(text, err=True)
+
+
+def print_json(data: object) -> None:
+    """One JSON object; keys keep their order, so equal results print equal bytes."""
+    typer.echo(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def print_table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), right: Iterable[int] = ()) -> None:
+    """Aligned columns of text. right: columns to align right. Never wrapped or coloured, so that it can be grepped."""
+    rows = [list(map(str, row)) for row in rows]
+    table = [list(header), ["-" * len(name) for name in header], *rows] if header else rows
+    if not table:
+        return
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    if header:
+        table[1] = ["-" * width for width in widths]
+    right = set(right)
+    for row in table:
+        cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
+        say("  ".join(cells).rstrip())
+
+
+class Progress:
+    """A line on stderr that is rewritten in place; silent unless stderr is a terminal."""
+
+    def __init__(self) -> None:
+        self._shown = sys.stderr.isatty()
+
+    def __call__(self, done: int, total: int, text: str = "") -> None:
+        """Report `done` of `total`."""
+        if self._shown:
+            sys.stderr.write(f"\r{text} {done}/{total}\x1b[K" + ("\n" if done >= total else ""))
+            sys.stderr.flush()

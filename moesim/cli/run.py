@@ -1,0 +1,77 @@
+"""``moesim run``: simulate a scenario."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moesim.cli.output import note, print_json, print_table, say
+
+
+def run(
+    scenario: Annotated[str, typer.Argument(help="Name of a shipped scenario, or a YAML file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures and the timeline.")] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. workload.context=8192.")
+    ] = None,
+) -> None:
+    """Simulate one step of a scenario and print what it takes and why."""
+    from moesim.study.run import run_scenario
+
+    result = run_scenario(scenario, changes=change or ())
+    if out is not None:
+        from moesim.report.step import write_step_report
+
+        for path in write_step_report(result, out):
+            note(f"wrote {path}")
+    if json:
+        print_json(result.metrics)
+    else:
+        _print(result.metrics)
+
+
+def _print(metrics: dict) -> None:
+    from moesim.units import format_bytes, format_seconds
+
+    s = format_seconds
+    say(f"{metrics['scenario']}: {metrics['title']}")
+    if metrics["description"]:
+        say(metrics["description"].strip())
+    say()
+    interval = f"({s(metrics['step_time_low_s'])} – {s(metrics['step_time_high_s'])}, 80 % interval)"
+    say(f"step time     {s(metrics['step_time_s'])}  {interval}")
+    if metrics["tpot_s"] is not None:
+        say(f"TPOT          {s(metrics['tpot_s'])}")
+    say(f"throughput    {metrics['tokens_per_s']:,.0f} tokens/s, {metrics['tokens_per_s_per_device']:,.0f} per device")
+    say(f"bounds        {s(metrics['lower_bound_s'])} ≤ step ≤ {s(metrics['upper_bound_s'])}")
+    say(f"communication {s(metrics['exposed_communication_s'])} exposed, of which {s(metrics['waiting_s'])} waiting")
+    hbm = metrics["hbm"]
+    parts = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in hbm["by_kind"].items() if size)
+    say(f"HBM           {format_bytes(metrics['hbm_bytes'])} of {format_bytes(hbm['capacity'])} ({parts})")
+    say(f"              fits up to {hbm['largest_batch']} sequences per data-parallel rank")
+    _print_hot_spots(metrics)
+    say()
+    total = metrics["step_time_s"]
+    rows = [(kind, s(value), f"{value / total:.1%}") for kind, value in metrics["breakdown_s"].items()]
+    print_table(rows, header=("operation (mean over ranks)", "time", "of step"), right=(1, 2))
+    say()
+    for name, text in metrics["provenance"].items():
+        say(f"{name}: {text}")
+
+
+def _print_hot_spots(metrics: dict) -> None:
+    if rank := metrics["hottest_rank"]:
+        say(
+            f"hottest rank  {rank['rank']} computes {rank['over_mean']:.2f} × the mean over the step; "
+            f"{rank['per_layer_over_mean']:.2f} × in the mean layer"
+        )
+    if expert := metrics["hottest_expert"]:
+        say(
+            f"hottest expert {expert['expert']} of MoE layer {expert['moe_layer']} gets {expert['over_mean']:.1f} × the "
+            f"mean; {expert['per_layer_over_mean']:.1f} × in the mean layer"
+        )
+    if link := metrics["hottest_link"]:
+        say(f"hottest link  {link['from']} → {link['to']}, {link['utilisation']:.0%} busy over the step")

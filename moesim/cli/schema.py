@@ -1,0 +1,18 @@
+"""``moesim schema``: the JSON Schema of the YAML files."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from moesim.cli.output import print_json
+
+
+def schema(
+    kind: Annotated[str, typer.Argument(help="scenario, profile or model.")] = "scenario",
+) -> None:
+    """Print the JSON Schema of a kind of YAML file, for editors that complete keys."""
+    from moesim.spec.schema import json_schema
+
+    print_json(json_schema(kind))

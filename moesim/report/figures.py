@@ -1,0 +1,102 @@
+"""Pictures of a simulated step: the timeline of one layer, where the time goes, and which experts are hot."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from moesim.engine.timeline import Timeline, Track
+
+# One colour a kind of operation, the same in every picture. Communication is warm, compute is cool.
+COLOURS = {
+    "norm": "#9aa5b1",
+    "projections": "#5b8db8",
+    "attention": "#2f5d8a",
+    "dense_ffn": "#7a6ca8",
+    "router": "#8fbcbb",
+    "shared_expert": "#6aa84f",
+    "experts": "#2e7d4f",
+    "dispatch": "#e0a030",
+    "combine": "#c4572e",
+    "all_reduce": "#b03060",
+    "reduce_scatter": "#d17fa0",
+    "all_gather": "#8e4585",
+    "head": "#455a64",
+}
+MOST_RANKS = 96  # rows of a timeline that still read
+
+
+def draw_layer_timeline(timeline: Timeline, layer: int, path: str | Path, title: str = "") -> None:
+    """One layer as it ran on every rank: a row a rank, compute above communication."""
+    track = timeline.tracks[0]
+    rows = [index for index, op in enumerate(track.program.ops) if op.layer == layer]
+    shown = np.unique(np.linspace(0, track.program.ranks.size - 1, MOST_RANKS).astype(int))
+    origin = track.start[rows].min()
+    figure, axes = _figure(10, 1.6 + 0.085 * max(shown.size, 12))
+    for index in rows:
+        op = track.program.ops[index]
+        begin = (track.start[index, shown] - origin) / 1e6
+        length = (track.end[index, shown] - track.start[index, shown]) / 1e6
+        offset, height = (0.0, 0.5) if op.stream == "compute" else (0.5, 0.42)
+        bottom = np.arange(shown.size) + offset
+        axes.barh(bottom, length, height, left=begin, align="edge", color=_colour(op.kind), linewidth=0)
+    axes.set(xlabel="µs since the layer began", ylabel="rank", ylim=(shown.size, 0), title=title)
+    step = max(1, shown.size // 12)
+    axes.set_yticks(np.arange(0, shown.size, step) + 0.5, track.program.ranks[shown[::step]])
+    _legend(axes, track, rows)
+    _save(figure, path)
+
+
+def draw_breakdown(timeline: Timeline, path: str | Path, title: str = "") -> None:
+    """Seconds of each kind of operation, mean over ranks; a collective split into its own time and waiting."""
+    kinds = dict(sorted(timeline.by_kind_s().items(), key=lambda item: item[1]))
+    figure, axes = _figure(8, 0.8 + 0.36 * len(kinds))
+    milliseconds = np.array(list(kinds.values())) * 1e3
+    axes.barh(list(kinds), milliseconds, color=[_colour(kind) for kind in kinds])
+    for row, value in enumerate(milliseconds):
+        axes.text(value, row, f" {value:.2f} ms", va="center", fontsize=8)
+    axes.set(xlabel=f"ms a step, mean over ranks (the step takes {timeline.makespan_s * 1e3:.2f} ms)", title=title)
+    axes.margins(x=0.14)
+    _save(figure, path)
+
+
+def draw_expert_load(load: np.ndarray, path: str | Path, title: str = "") -> None:
+    """Load [moe_layer, expert] against the layer's mean, as a heat map."""
+    relative = load / np.maximum(load.mean(axis=1, keepdims=True), 1e-300)
+    figure, axes = _figure(10, 4.2)
+    image = axes.imshow(relative, aspect="auto", cmap="magma", vmin=0, interpolation="nearest")
+    axes.set(xlabel="expert", ylabel="MoE layer", title=title)
+    figure.colorbar(image, ax=axes, label="tokens / mean of the layer")
+    _save(figure, path)
+
+
+def _figure(width: float, height: float):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure, axes
+
+
+def _save(figure, path: str | Path) -> None:
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    figure.savefig(partial, dpi=130, format="png", metadata={"Software": None})
+    os.replace(partial, path)
+
+
+def _colour(kind: str) -> str:
+    return COLOURS.get(kind, "#777777")
+
+
+def _legend(axes, track: Track, rows: list[int]) -> None:
+    from matplotlib.patches import Patch
+
+    kinds = dict.fromkeys(track.program.ops[index].kind for index in rows)
+    handles = [Patch(color=_colour(kind), label=kind) for kind in kinds]
+    axes.legend(handles=handles, ncols=min(len(kinds), 7), loc="lower center", bbox_to_anchor=(0.5, 1.04), fontsize=8)

@@ -1,0 +1,44 @@
+"""A timeline as Chrome-trace JSON, which ui.perfetto.dev and chrome://tracing open."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from moesim.engine.timeline import Timeline, Track
+
+TICKS_PER_MICROSECOND = 10**6
+
+
+def write_chrome_trace(timeline: Timeline, path: str | Path) -> None:
+    """Write every operation of every rank: one process a rank, one thread a stream, times in microseconds.
+
+    Format: "Trace Event Format" of the Chromium project, complete events (``ph: X``).
+    """
+    path = Path(path)
+    partial = path.with_name(path.name + ".partial")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write('{"displayTimeUnit":"ns","traceEvents":[\n')
+        file.write(",\n".join(event for track in timeline.tracks for event in _events(track)))
+        file.write("\n]}\n")
+    os.replace(partial, path)
+
+
+def _events(track: Track) -> Iterator[str]:
+    streams = {stream: i for i, stream in enumerate(dict.fromkeys(op.stream for op in track.program.ops))}
+    ranks = track.program.ranks.tolist()
+    for rank in ranks:
+        yield _metadata("process_name", rank, 0, f"rank {rank}")
+        for stream, thread in streams.items():
+            yield _metadata("thread_name", rank, thread, stream)
+    for op, starts, ends in zip(track.program.ops, track.start.tolist(), track.end.tolist(), strict=True):
+        head = f'{{"ph":"X","name":{json.dumps(op.name)},"cat":"{op.kind}","tid":{streams[op.stream]}'
+        for rank, start, end in zip(ranks, starts, ends, strict=True):
+            ts, duration = start / TICKS_PER_MICROSECOND, (end - start) / TICKS_PER_MICROSECOND
+            yield f'{head},"pid":{rank},"ts":{ts:.6f},"dur":{duration:.6f}}}'
+
+
+def _metadata(name: str, pid: int, tid: int, value: str) -> str:
+    return json.dumps({"ph": "M", "name": name, "pid": pid, "tid": tid, "args": {"name": value}})

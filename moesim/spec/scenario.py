@@ -1,0 +1,100 @@
+"""The scenario file: what to simulate, in the field's words."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from moesim.hardware.precision import PRECISIONS
+from moesim.network.fidelity import FIDELITIES
+from moesim.workload.kernels import KERNELS
+from moesim.placement.policies import POLICIES
+from moesim.spec.kinds import kinds
+from moesim.spec.loading import Spec
+from moesim.workload.overlap import OVERLAPS
+from moesim.workload.sources import ROUTINGS
+
+Count = Annotated[int, Field(ge=1)]
+Tokens = Annotated[int, Field(ge=0)]
+Format = Literal[tuple(PRECISIONS)]
+
+
+class Cluster(Spec):
+    """How many of which device. options: of the profile's fabric, e.g. ``shape: [4, 4, 4]`` of a torus."""
+
+    hardware: str
+    devices: Count
+    options: dict[str, object] = {}
+
+
+class Parallelism(Spec):
+    """Degrees: attention_dp × tp = ep × expert_tp = devices."""
+
+    attention_dp: Count = 1
+    tp: Count = 1
+    ep: Count = 1
+    expert_tp: Count = 1
+
+
+class Precision(Spec):
+    """Formats by kind of tensor. Activations take the format of their weights unless stated.
+
+    Weight-only formats (mxfp4, int4, int8 unless activations say int8) are multiplied with BF16 activations.
+    """
+
+    experts: Format
+    dense: Format
+    expert_activations: Format | None = None
+    activations: Format | None = None
+    dispatch: Format
+    combine: Format
+    kv: Format
+
+
+class Decode(Spec):
+    """One decode step: every sequence gets one token. context: tokens cached for each before the step."""
+
+    kind: Literal["decode"]
+    sequences_per_rank: Count
+    context: Count
+
+
+class Prefill(Spec):
+    """One prefill step: every sequence computes `prompt` new tokens after `context` cached ones."""
+
+    kind: Literal["prefill"]
+    sequences_per_rank: Count
+    prompt: Count
+    context: Tokens = 0
+
+
+class Network(Spec):
+    """fidelity: how collectives share links. all_to_all: the expert-parallel kernel of dispatch and combine."""
+
+    fidelity: Literal[tuple(FIDELITIES)] = "coflow"
+    all_to_all: Literal[tuple(KERNELS)] = "nccl"
+
+
+class Memory(Spec):
+    """reserve: share of HBM kept for the framework, graphs and fragmentation (engines use 0.9 by default)."""
+
+    reserve: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class Scenario(Spec):
+    """One simulated step. See docs/scenarios.md for a tour of the keys."""
+
+    description: str = ""
+    model: str
+    cluster: Cluster
+    parallelism: Parallelism
+    precision: Precision
+    workload: Annotated[Decode | Prefill, Field(discriminator="kind")]
+    routing: kinds(ROUTINGS)
+    placement: kinds(POLICIES)
+    overlap: kinds(OVERLAPS)
+    network: Network = Network()
+    memory: Memory = Memory()
+    software: str | None = None
+    seed: Annotated[int, Field(ge=0)] = 0

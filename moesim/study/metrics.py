@@ -1,0 +1,125 @@
+"""From a simulated step to the numbers people ask for, as plain data that JSON can hold."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from moesim.engine.timeline import Timeline
+from moesim.placement.placement import Placement
+from moesim.workload.deployment import Batch, Deployment
+from moesim.workload.inference import Step
+
+COMMUNICATION = ("dispatch", "combine", "all_reduce", "reduce_scatter", "all_gather")
+
+
+def step_metrics(deployment: Deployment, batch: Batch, step: Step, timeline: Timeline) -> dict[str, object]:
+    """Headline, bounds, breakdown and hot spots of one inference step. Times in seconds, sizes in bytes."""
+    seconds = timeline.makespan_s
+    low, high = step_interval(step, timeline)
+    tokens = int(batch.tokens.sum())
+    decode = batch.phase == "decode"
+    return {
+        "step_time_s": seconds,
+        "step_time_low_s": low,
+        "step_time_high_s": high,
+        "tpot_s": seconds if decode else None,
+        "tokens_per_s": tokens / seconds,
+        "tokens_per_s_per_device": tokens / seconds / deployment.cluster.ranks,
+        "lower_bound_s": timeline.lower_bound_s(),
+        "upper_bound_s": timeline.upper_bound_s(),
+        "breakdown_s": dict(sorted(timeline.by_kind_s().items(), key=lambda item: -item[1])),
+        "exposed_communication_s": timeline.exposed_s(),
+        "waiting_s": timeline.waiting_s(),
+        "hottest_rank": hottest_rank(step),
+        "hottest_expert": hottest_expert(step, deployment.placement),
+        "hottest_link": hottest_link(deployment, timeline),
+    }
+
+
+def step_interval(step: Step, timeline: Timeline) -> tuple[float, float]:
+    """80 % interval of the step time.
+
+    Errors of one cost function are fully correlated over layers and ranks, those of different functions independent:
+    half-widths add up within a kind and in quadrature between kinds, each weighed by the share of the step in which
+    the kind runs on the average rank.
+    """
+    seconds = timeline.makespan_s
+    below = above = 0.0
+    for kind, spent in timeline.by_kind_s().items():
+        work = step.work.get(kind)
+        if work is not None and work.seconds > 0:
+            below += (spent * (1 - float(work.low / work.seconds))) ** 2
+            above += (spent * (float(work.high / work.seconds) - 1)) ** 2
+    return max(seconds - math.sqrt(below), 0.0), seconds + math.sqrt(above)
+
+
+def hottest_rank(step: Step) -> dict[str, object] | None:
+    """The rank that computes most token copies over the step, against the mean; and the mean over layers of the
+    hottest rank of each layer, which is what a layer waits for."""
+    if not step.traffic:
+        return None
+    load = np.stack([layer.tokens.sum(axis=1) for layer in step.traffic])  # [layer, rank]
+    total = load.sum(axis=0)
+    mean = np.maximum(load.mean(axis=1), 1e-300)
+    return {
+        "rank": int(total.argmax()),
+        "over_mean": float(total.max() / total.mean()),
+        "per_layer_over_mean": float((load.max(axis=1) / mean).mean()),
+    }
+
+
+def hottest_expert(step: Step, placement: Placement | None) -> dict[str, object] | None:
+    """The expert with the largest load of its layer against that layer's mean, all replicas together."""
+    if placement is None or not step.traffic:
+        return None
+    load = expert_load(step, placement)
+    over_mean = load / np.maximum(load.mean(axis=1, keepdims=True), 1e-300)
+    layer, expert = np.unravel_index(int(over_mean.argmax()), load.shape)
+    return {
+        "moe_layer": int(layer),
+        "expert": int(expert),
+        "over_mean": float(over_mean.max()),
+        "per_layer_over_mean": float(over_mean.max(axis=1).mean()),
+    }
+
+
+def expert_load(step: Step, placement: Placement) -> np.ndarray:
+    """Token copies [moe_layer, expert] of the step, replicas added up."""
+    load = np.zeros((len(step.traffic), placement.experts))
+    for layer, traffic in enumerate(step.traffic):
+        np.add.at(load[layer], placement.expert[layer].ravel(), traffic.tokens.ravel())
+    return load
+
+
+def link_load(deployment: Deployment, timeline: Timeline) -> np.ndarray:
+    """Bytes [link] that the step puts on every link."""
+    load = np.zeros(deployment.network.capacity.size)
+    for track in timeline.tracks:
+        for op in track.program.ops:
+            if op.transfer is not None:
+                np.add.at(load, op.transfer.links, op.transfer.load)
+    return load
+
+
+def hottest_link(deployment: Deployment, timeline: Timeline) -> dict[str, object] | None:
+    """The link with the largest share of its capacity used over the step."""
+    load = link_load(deployment, timeline)
+    if not load.any():
+        return None
+    utilisation = load / (deployment.network.capacity * timeline.makespan_s)
+    link = int(utilisation.argmax())
+    source, target = deployment.network.links.ends[link]
+    return {"from": source, "to": target, "utilisation": float(utilisation[link]), "bytes": float(load[link])}
+
+
+def rounded(value: object) -> object:
+    """Plain data with floats cut to 9 significant digits, so that equal scenarios print equal bytes."""
+    if isinstance(value, dict):
+        return {key: rounded(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [rounded(item) for item in value]
+    if isinstance(value, float):
+        return float(f"{value:.9g}") if math.isfinite(value) else None
+    return value

@@ -1,0 +1,75 @@
+"""Run a scenario: from a file to metrics."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import moesim
+from moesim.engine.simulate import simulate
+from moesim.engine.timeline import Timeline
+from moesim.network.fidelity import FIDELITIES
+from moesim.spec.assembly import Assembly, assemble, read_scenario
+from moesim.spec.loading import Document
+from moesim.study.metrics import rounded, step_metrics
+from moesim.workload.footprint import check_fits, footprint, largest_batch
+from moesim.workload.inference import Step, inference_step
+from moesim.workload.overlap import OVERLAPS
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Result:
+    """A simulated scenario. metrics: what `moesim run --json` prints; the rest is for pictures and further study."""
+
+    assembly: Assembly
+    step: Step
+    timeline: Timeline
+    metrics: dict[str, object]
+
+
+def run_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Result:
+    """Simulate a scenario, by name or path. changes: ``field=value`` texts that replace fields of the file.
+
+    Raises InvalidInput with every problem of the file, or Infeasible when the step does not fit in HBM.
+    """
+    document = read_scenario(name_or_path, changes)
+    assembly = assemble(document)
+    step = inference_step(
+        assembly.deployment, assembly.batch, assembly.routes, OVERLAPS[assembly.scenario.overlap.kind]
+    )
+    needs = footprint(
+        assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve
+    )
+    check_fits(needs)
+    rates = FIDELITIES[assembly.scenario.network.fidelity]
+    timeline = simulate([step.program], rates, assembly.deployment.network.capacity)
+    metrics = {
+        "schema_version": SCHEMA_VERSION,
+        "moesim_version": moesim.__version__,
+        "scenario": assembly.name,
+        "scenario_hash": scenario_hash(document),
+        "title": assembly.title,
+        "description": assembly.scenario.description,
+        "seed": assembly.scenario.seed,
+        **step_metrics(assembly.deployment, assembly.batch, step, timeline),
+        "hbm_bytes": needs.needed,
+        "hbm": {
+            "capacity": needs.capacity,
+            "by_kind": needs.by_kind(),
+            "largest_batch": largest_batch(
+                assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve
+            ),
+        },
+        "provenance": assembly.provenance(),
+    }
+    return Result(assembly, step, timeline, rounded(metrics))
+
+
+def scenario_hash(document: Document) -> str:
+    """SHA-256 of the scenario's data, whatever its comments and layout; 16 hexadecimal digits."""
+    canonical = json.dumps(document.data, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

@@ -1,0 +1,46 @@
+"""Writes a program, operation by operation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from moesim.engine.program import Op, Program
+from moesim.network.transfer import Transfer
+
+
+@dataclass(slots=True, eq=False)
+class Emitter:
+    """Collects the operations of one program. Each method appends one and returns its index, to be named in ``after``.
+
+    Local work goes to the ``compute`` stream and collectives to ``communication``: each stream in order, both at once
+    unless ``after`` says otherwise.
+    """
+
+    ranks: np.ndarray
+    ops: list[Op] = field(default_factory=list)
+
+    def compute(self, kind: str, layer: int, seconds: np.ndarray, after: tuple[int, ...] = ()) -> int:
+        """Local work of seconds [ranks]."""
+        return self._add(Op(_name(kind, layer), kind, layer, "compute", seconds=seconds, after=after))
+
+    def communicate(
+        self, kind: str, layer: int, transfer: Transfer, after: tuple[int, ...] = (), compute_share: float = 0.0
+    ) -> int:
+        """A collective; compute_share is what it takes from compute that runs beside it."""
+        stream = "communication"
+        name = _name(kind, layer)
+        return self._add(Op(name, kind, layer, stream, after=after, transfer=transfer, compute_share=compute_share))
+
+    def program(self) -> Program:
+        """What was written."""
+        return Program(self.ranks, tuple(self.ops))
+
+    def _add(self, op: Op) -> int:
+        self.ops.append(op)
+        return len(self.ops) - 1
+
+
+def _name(kind: str, layer: int) -> str:
+    return kind if layer < 0 else f"L{layer} {kind}"

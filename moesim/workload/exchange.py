@@ -1,0 +1,94 @@
+"""Where tokens live and how they travel: dispatch, combine, and what tensor parallelism adds.
+
+Three ways of running a MoE layer follow from the degrees:
+
+- ``attention_dp > 1, tp = 1``: every rank has its own tokens; dispatch and combine are all-to-alls.
+- ``attention_dp > 1, tp > 1``: attention's partial sums are reduce-scattered, so that each rank of a tensor-parallel
+  group owns its share of the group's tokens; after combine an all-gather brings them together again.
+- ``attention_dp = 1``: every rank already holds all tokens and computes its own experts (or its part of each); an
+  all-reduce adds the outputs up.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.model.architecture import Layer
+from moesim.network import collectives
+from moesim.network.transfer import Transfer
+from moesim.workload.deployment import Batch, Deployment
+from moesim.workload.emitter import Emitter
+
+
+class Exchange:
+    """The collectives of one step of a deployment. Equal collectives are built once."""
+
+    def __init__(self, deployment: Deployment, batch: Batch):
+        self._deployment = deployment
+        self._tokens = batch.tokens
+        self._parallelism = deployment.parallelism
+        self._built: dict[str, Transfer] = {}
+
+    @property
+    def sharded(self) -> bool:
+        """Whether the tokens of a tensor-parallel group are split over its ranks around the experts."""
+        return self._parallelism.attention_dp > 1 and self._parallelism.tp > 1
+
+    def token_sources(self) -> np.ndarray:
+        """[token] the rank that holds each token when it is routed; tokens in the order of the attention-DP ranks."""
+        groups = self._parallelism.tp_groups  # [attention DP rank, tp rank]
+        if not self.sharded:
+            return np.repeat(groups[:, 0], self._tokens)
+        shares = [np.sort(np.arange(count) % groups.shape[1]) for count in self._tokens]
+        return np.concatenate([groups[dp][share] for dp, share in enumerate(shares)])
+
+    def tokens_per_rank(self, tokens: np.ndarray) -> np.ndarray:
+        """Tokens that a rank routes when its attention-DP rank has `tokens`."""
+        return -(-tokens // self._parallelism.tp) if self.sharded else tokens
+
+    def after_attention(self, emit: Emitter, index: int, layer: Layer, after: tuple[int, ...]) -> tuple[int, ...]:
+        """Add up the partial outputs of tensor-parallel attention."""
+        if layer.attention is None or self._parallelism.tp == 1:
+            return after
+        if self.sharded and layer.experts is not None:
+            return self._tensor_parallel(emit, "reduce_scatter", index, after)
+        return self._tensor_parallel(emit, "all_reduce", index, after)
+
+    def all_reduce(self, emit: Emitter, index: int, after: tuple[int, ...]) -> tuple[int, ...]:
+        """Add up partial outputs inside every tensor-parallel group."""
+        return after if self._parallelism.tp == 1 else self._tensor_parallel(emit, "all_reduce", index, after)
+
+    def after_moe(self, emit: Emitter, index: int, after: tuple[int, ...]) -> tuple[int, ...]:
+        """Bring the output of a MoE block to every rank that goes on with it."""
+        if self.sharded:
+            return self._tensor_parallel(emit, "all_gather", index, after)
+        if self._parallelism.attention_dp == 1 and self._parallelism.devices > 1:
+            return self._tensor_parallel(emit, "all_reduce", index, after)
+        return after
+
+    def dispatch_and_combine(self, copies: np.ndarray) -> tuple[Transfer | None, Transfer | None]:
+        """The two all-to-alls of a layer, from copies [source, destination]; None where every rank holds all tokens."""
+        if self._parallelism.attention_dp == 1:
+            return None, None
+        deployment, kernel = self._deployment, self._deployment.kernel
+        hidden = deployment.model.hidden
+        out = self._all_to_all("dispatch", copies * hidden * deployment.precision.dispatch.bytes, kernel.dispatch_floor_s)
+        back = self._all_to_all("combine", copies.T * hidden * deployment.precision.combine.bytes, kernel.combine_floor_s)
+        return out, back
+
+    def _all_to_all(self, name: str, traffic: np.ndarray, floor_s: float) -> Transfer:
+        deployment = self._deployment
+        ranks = np.arange(deployment.cluster.ranks)
+        return collectives.all_to_all(
+            deployment.network, ranks, traffic, fidelity=deployment.fidelity, floor_s=floor_s, name=name
+        )
+
+    def _tensor_parallel(self, emit: Emitter, kind: str, index: int, after: tuple[int, ...]) -> tuple[int, ...]:
+        """One collective of all tensor-parallel groups at once over their hidden states in BF16."""
+        if kind not in self._built:
+            deployment = self._deployment
+            size = float(self._tokens.max(initial=0)) * deployment.model.hidden * 2
+            build = getattr(collectives, kind)
+            groups = self._parallelism.tp_groups
+            self._built[kind] = build(deployment.network, groups, size, fidelity=deployment.fidelity, floor_s=5e-6)
+        return (emit.communicate(kind, index, self._built[kind], after),)
