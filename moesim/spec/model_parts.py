@@ -11,6 +11,7 @@ from moesim.hardware.precision import PRECISIONS
 from moesim.model.architecture import Attention, Experts
 from moesim.spec.complaints import Wrong, did_you_mean, one_of
 from moesim.spec.loading import Spec
+from moesim.spec.quantities import Bytes, Flops
 
 _COUNT = re.compile(r"(\d+(?:\.\d+)?)\s*([MBT])")
 _SCALE = {"M": 10**6, "B": 10**9, "T": 10**12}
@@ -182,11 +183,14 @@ class Published(Spec):
     """What the vendor states, to compare with what the shapes give.
 
     counting: what "active" includes: ``all`` parameters, ``without_input_embedding``, or ``without_embeddings``
-    (neither input embedding nor head).
+    (neither input embedding nor head). kv_bytes_per_token: in BF16. training_flops_per_token: forward and backward,
+    mean over sequences of 4096 tokens.
     """
 
     total: ParameterCount
     active: ParameterCount | None = None
+    kv_bytes_per_token: Bytes | None = None
+    training_flops_per_token: Flops | None = None
     counting: Literal["all", "without_input_embedding", "without_embeddings"] = "all"
     source: str
 
