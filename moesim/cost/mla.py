@@ -1,0 +1,123 @@
+"""Multi-head latent attention (DeepSeek-V2/V3): every head reads one stored latent of 512 + 64 dims.
+
+Decode runs absorbed: all H query heads of a rank, 576 dims for keys and 512 for values, share the one stored head of
+576 elements a token, which tensor parallelism replicates. Prefill expands the latent to H heads of 192/128 dims, except
+kernels that run it absorbed too (choice ``absorbed``: FlashAttention-3 in SGLang on Hopper). The equations are those of
+`moesim.cost.attention_decode` and `moesim.cost.attention_prefill`. Valid for 1 to 128 heads a rank, batches to 1,024
+and contexts to 131,072; fitted at 512 + 64 and 192/128 dims only. Known error: docs/cost-models/attention.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from moesim.cost import attention
+from moesim.cost.attention import element_bytes, predict_decode, predict_prefill
+from moesim.cost.calibration import estimate
+from moesim.cost.dtypes import table_dtype
+from moesim.cost.estimate import Cost
+from moesim.cost.fitting import Family, Rows
+from moesim.cost.machine import Machine
+from moesim.hardware.device import Device
+from moesim.hardware.precision import Precision
+
+# DeepSeek-V3 (technical report, section 4.2), the only dims in the measured tables.
+KV_LORA_RANK, ROPE_DIM, QK_DIM, V_DIM = 512, 64, 192, 128
+
+
+def mla_decode(
+    machine: Machine, *, batch: object, context: object, heads: int, kv_lora_rank: int, rope_dim: int, kv: Precision
+) -> Cost:
+    """Cost of one layer's absorbed attention for one new token in each of ``batch`` sequences (arrays broadcast).
+
+    context: tokens that the new one attends to, itself included. heads: query heads of this rank. kv_lora_rank,
+    rope_dim: dims of the stored latent. kv: format of the cache.
+    """
+    step = np.maximum(np.asarray(context, dtype=float) - 1, 0)
+    rows = {"batch_size": batch, "isl": 1, "step": step, "num_heads": heads}
+    rows |= {"kv_lora_rank": kv_lora_rank, "rope_dim": rope_dim}
+    return _cost(machine, DECODE, rows, "decode", kv)
+
+
+def mla_prefill(
+    machine: Machine, *, batch: object, new_tokens: object, context: object, heads: int, qk_dim: int, v_dim: int,
+    kv: Precision,
+) -> Cost:  # fmt: skip
+    """Cost of one layer's causal attention for ``new_tokens`` in each of ``batch`` sequences (arrays broadcast).
+
+    context: tokens of each sequence already in the cache; the tables only have 0. qk_dim, v_dim: dims of one expanded
+    head (192 and 128 in DeepSeek-V3). The rest as in `mla_decode`.
+    """
+    rows = {"batch_size": batch, "isl": new_tokens, "step": context, "num_heads": heads}
+    return _cost(machine, PREFILL, rows | {"qk_dim": qk_dim, "v_dim": v_dim}, "prefill", kv)
+
+
+def _cost(machine: Machine, family: Family, rows: dict[str, object], phase: str, kv: Precision) -> Cost:
+    cache = table_dtype(kv, kv)
+    rows |= {"dtype": "bfloat16", "kv_cache_dtype": cache}
+    return estimate(machine, family, rows, {"phase": phase, "dtype": "bfloat16", "kv_cache_dtype": cache})
+
+
+def decode_geometry(device: Device, rows: Rows) -> Rows:
+    """Adds the absorbed geometry: one stored head of latent + rotary dims."""
+    latent = _column(rows, "kv_lora_rank", KV_LORA_RANK)
+    stored = latent + _column(rows, "rope_dim", ROPE_DIM)
+    one = np.ones_like(latent)
+    return _common(rows) | {"stored_heads": one, "key_dim": stored, "value_dim": latent, "stored_dims": stored}
+
+
+def prefill_geometry(device: Device, rows: Rows) -> Rows:
+    """Adds the expanded geometry: every head has keys and values of its own."""
+    key, value = _column(rows, "qk_dim", QK_DIM), _column(rows, "v_dim", V_DIM)
+    common = _common(rows)
+    return common | {"stored_heads": common["heads"], "key_dim": key, "value_dim": value, "stored_dims": key + value}
+
+
+def _predict_prefill(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]):
+    if choices["absorbed"]:
+        one = np.ones_like(rows["batch"])
+        absorbed = {"stored_heads": one, "key_dim": one * (KV_LORA_RANK + ROPE_DIM), "value_dim": one * KV_LORA_RANK}
+        rows = dict(rows) | absorbed
+    return predict_prefill(device, rows, parameters, choices)
+
+
+def _common(rows: Rows) -> dict[str, np.ndarray]:
+    number = {c: np.asarray(rows[c], dtype=float) for c in _NUMERIC}
+    context = number["isl"] + number["step"]
+    return dict(rows) | {
+        "batch": number["batch_size"], "new_tokens": number["isl"], "earlier": number["step"],
+        "context": context, "visible": context, "window": np.full_like(context, np.inf), "heads": number["num_heads"],
+        "kv_bytes": element_bytes(rows["kv_cache_dtype"]), "query_bytes": element_bytes(rows["dtype"]),
+    }  # fmt: skip
+
+
+def _column(rows: Rows, name: str, measured: int) -> np.ndarray:
+    """[rows] a dimension: tables do not have the column, because they only hold DeepSeek-V3's."""
+    return np.asarray(rows.get(name, np.full(len(rows["num_heads"]), measured)), dtype=float)
+
+
+_NUMERIC = ("batch_size", "isl", "step", "num_heads")
+_GROUP = attention.DECODE.group
+
+DECODE = replace(
+    attention.DECODE,
+    name="mla_decode",
+    columns=(*_GROUP, *_NUMERIC),
+    shape=("num_heads",),
+    numeric=("batch_size", "step", "num_heads"),
+    predict=predict_decode,
+    prepare=decode_geometry,
+)
+PREFILL = replace(
+    attention.PREFILL,
+    name="mla_prefill",
+    columns=(*_GROUP, *_NUMERIC),
+    shape=("num_heads",),
+    numeric=("batch_size", "isl", "num_heads"),
+    choices={"absorbed": (False, True)} | dict(attention.PREFILL.choices),
+    predict=_predict_prefill,
+    prepare=prefill_geometry,
+)
