@@ -19,6 +19,7 @@ class Transfer:
     group: [members] members of one group wait for each other before their bytes flow; groups of one collective are
         independent (eight tensor-parallel all-reduces are one collective with eight groups).
     sent, received: [members] bytes.
+    flows: under the `flow` fidelity the share [flows, links] of each flow on each link (scipy CSR), else None.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Transfer:
     group: np.ndarray
     sent: np.ndarray
     received: np.ndarray
+    flows: object | None = None
 
     def alone(self, arrival: np.ndarray) -> np.ndarray:
         """Finish [members] in seconds for arrivals [members], without other traffic."""

@@ -1,0 +1,251 @@
+"""Collectives on a network: each function makes the `Transfer` that the engine runs.
+
+`ranks` is [members] for one group or [groups, members] for several equal groups that are one collective together (the
+tensor-parallel groups of a cluster). `size` is the bytes of a rank's whole buffer, as in NCCL's tests. `fidelity` names
+an entry of `moesim.network.fidelity.FIDELITIES`; `floor_s` is added to every member's latency (launch, kernel floor).
+
+A member is done when its last byte has arrived and its own last byte has left: `arrived` tells for each member when
+that is, so a rank with little traffic finishes before the hottest one. These functions know the wire only; what kernels
+add (floors, SM-limited rates, reached shares of the link rate) is in `moesim.cost.communication`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from moesim.errors import InvalidInput
+from moesim.network import flow, phases
+from moesim.network.fidelity import FIDELITIES
+from moesim.network.links import accumulate
+from moesim.network.phases import Algorithm, Phase
+from moesim.network.routes import Network
+from moesim.network.transfer import Transfer
+
+ALL_REDUCE: dict[str, Algorithm] = {
+    "ring": phases.ring_all_reduce,
+    "tree": phases.tree_all_reduce,
+    "nvls": phases.nvls_all_reduce,
+    "one_shot": phases.one_shot_all_reduce,
+    "two_shot": phases.direct_all_reduce,
+    "torus": phases.torus_all_reduce,
+}
+ALL_GATHER: dict[str, Algorithm] = {"ring": phases.ring_pass, "direct": phases.direct, "torus": phases.torus_pass}
+REDUCE_SCATTER: dict[str, Algorithm] = dict(ALL_GATHER)
+BROADCAST: dict[str, Algorithm] = {"chain": phases.broadcast_chain, "tree": phases.broadcast_tree}
+ALL_TO_ALL = ("flat", "pairwise", "two_hop")
+
+
+def all_to_all(
+    network: Network,
+    ranks: np.ndarray,
+    traffic: np.ndarray,
+    *,
+    algorithm: str = "flat",
+    fidelity: str = "coflow",
+    floor_s: float = 0.0,
+    name: str = "all_to_all",
+) -> Transfer:
+    """Any bytes from any member to any other.
+
+    traffic: [source, target] bytes, or [groups, source, target]; its diagonal stays on the rank. algorithm: ``flat``
+    sends all at once; ``pairwise`` in rounds, rank i to i + r in round r; ``two_hop`` first inside the domain to the
+    member at the target's place, then across (on one domain the same as flat).
+    """
+    ranks = _groups(network, ranks)
+    traffic = np.asarray(traffic, dtype=float).reshape(-1, *np.shape(traffic)[-2:])
+    if traffic.shape != (*ranks.shape, ranks.shape[1]):
+        raise InvalidInput(f"traffic is {traffic.shape} for ranks {ranks.shape}; give [groups, members, members]")
+    if not (np.isfinite(traffic).all() and traffic.min(initial=0.0) >= 0):
+        raise InvalidInput("traffic holds negative or infinite bytes")
+    if algorithm == "flat":
+        steps = [Phase(ranks[:, :, None], ranks[:, None, :], traffic)]
+    elif algorithm == "pairwise":
+        steps = _pairwise(ranks, traffic)
+    elif algorithm == "two_hop":
+        steps = _two_hop(network, ranks, traffic)
+    else:
+        raise InvalidInput(f"all-to-all algorithm {algorithm!r} is unknown; write one of {', '.join(ALL_TO_ALL)}")
+    return _transfer(network, name, ranks, steps, fidelity, floor_s)
+
+
+def all_reduce(network: Network, ranks: np.ndarray, size: float, *, algorithm: str = "", **options) -> Transfer:
+    """Sum the members' buffers of `size` bytes; everybody gets the sum. algorithm: a key of `ALL_REDUCE`.
+
+    Default: ``torus`` on a torus box, else ``ring``. options: fidelity, floor_s, name, as for `all_to_all`.
+    """
+    return _run(network, "all_reduce", ranks, size, ALL_REDUCE, algorithm, **options)
+
+
+def all_gather(network: Network, ranks: np.ndarray, size: float, *, algorithm: str = "", **options) -> Transfer:
+    """Everybody gets everybody's n-th part of a buffer of `size` bytes. algorithm: a key of `ALL_GATHER`."""
+    return _run(network, "all_gather", ranks, size, ALL_GATHER, algorithm, **options)
+
+
+def reduce_scatter(network: Network, ranks: np.ndarray, size: float, *, algorithm: str = "", **options) -> Transfer:
+    """Sum the members' buffers of `size` bytes and leave each an n-th part. algorithm: a key of `REDUCE_SCATTER`."""
+    return _run(network, "reduce_scatter", ranks, size, REDUCE_SCATTER, algorithm, **options)
+
+
+def broadcast(network: Network, ranks: np.ndarray, size: float, *, algorithm: str = "chain", **options) -> Transfer:
+    """The first member's buffer of `size` bytes to all others. algorithm: a key of `BROADCAST`."""
+    return _run(network, "broadcast", ranks, size, BROADCAST, algorithm, **options)
+
+
+def point_to_point(
+    network: Network,
+    source: np.ndarray,
+    target: np.ndarray,
+    size: np.ndarray,
+    *,
+    fidelity: str = "coflow",
+    floor_s: float = 0.0,
+    name: str = "point_to_point",
+) -> Transfer:
+    """Messages of size [messages] bytes from source [messages] to target [messages]: pipeline hand-over, KV transfer.
+
+    Members are all ranks that occur; those joined by messages wait for each other and form a group.
+    """
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    source, target = np.atleast_1d(source), np.atleast_1d(target)
+    size = np.broadcast_to(np.asarray(size, dtype=float), source.shape)
+    ranks, where = np.unique(np.concatenate([source, target]), return_inverse=True)
+    _check_ranks(network, ranks)
+    ends = where[: source.size], where[source.size :]
+    joined = coo_array((np.ones(source.size), ends), shape=(ranks.size, ranks.size))
+    group = connected_components(joined, directed=False)[1]
+    return _transfer(network, name, ranks, [Phase(source, target, size)], fidelity, floor_s, group)
+
+
+def _run(
+    network: Network,
+    kind: str,
+    ranks: np.ndarray,
+    size: float,
+    algorithms: Mapping[str, Algorithm],
+    algorithm: str,
+    *,
+    fidelity: str = "coflow",
+    floor_s: float = 0.0,
+    name: str = "",
+) -> Transfer:
+    ranks = _groups(network, ranks)
+    if not (np.isfinite(size) and size >= 0):
+        raise InvalidInput(f"{kind} of {size} bytes; write a size of 0 or more")
+    algorithm = algorithm or ("torus" if hasattr(network.routes, "coordinates") else "ring")
+    if algorithm not in algorithms:
+        raise InvalidInput(f"{kind} algorithm {algorithm!r} is unknown; write one of {', '.join(algorithms)}")
+    return _transfer(network, name or kind, ranks, algorithms[algorithm](network, ranks, size), fidelity, floor_s)
+
+
+def _groups(network: Network, ranks: np.ndarray) -> np.ndarray:
+    ranks = np.atleast_2d(np.asarray(ranks, dtype=np.int64))
+    _check_ranks(network, ranks)
+    return ranks
+
+
+def _check_ranks(network: Network, ranks: np.ndarray) -> None:
+    if ranks.size == 0 or ranks.min() < 0 or ranks.max() >= network.ranks:
+        raise InvalidInput(
+            f"ranks must lie in 0 … {network.ranks - 1}; got {np.unique(ranks)[[0, -1]] if ranks.size else 'none'}"
+        )
+    if np.bincount(ranks.ravel()).max() > 1:
+        raise InvalidInput(f"rank {int(np.bincount(ranks.ravel()).argmax())} takes part twice in one collective")
+
+
+def _transfer(
+    network: Network,
+    name: str,
+    ranks: np.ndarray,
+    steps: Sequence[Phase],
+    fidelity: str,
+    floor_s: float,
+    group: np.ndarray | None = None,
+) -> Transfer:
+    """Price the phases one after another and put the collective together. Members: the ranks, flattened."""
+    if fidelity not in FIDELITIES:
+        raise InvalidInput(f"network fidelity {fidelity!r} is unknown; write one of {', '.join(FIDELITIES)}")
+    finish = FIDELITIES[fidelity].finish
+    total, everywhere = np.zeros(len(network.links.ends)), network.ranks
+    wire, done, latency = 0.0, np.zeros(everywhere), np.zeros(everywhere)
+    sent, received, flows = np.zeros(everywhere), np.zeros(everywhere), []
+    for phase in steps:
+        source, target, traffic = phase.source, phase.target, phase.traffic
+        load, ends = finish(network, source, target, traffic)
+        moving = (traffic > 0) & (source != target)
+        ends = np.where(moving, ends, 0.0)
+        last = np.maximum(latest(source, ends, everywhere), latest(target, ends, everywhere))
+        done = np.where(last > 0, wire + last, done)
+        wire += float(last.max())
+        if phase.latency_s is None:
+            hops = np.where(moving, network.latency(source, target), 0.0)
+            latency += phase.steps * latest(target, hops, everywhere)
+        else:
+            latency += phase.latency_s
+        outgoing = np.where(moving, traffic, 0.0)
+        sent += accumulate(source, outgoing, everywhere)
+        received += accumulate(target, outgoing, everywhere)
+        total += load
+        if fidelity == "flow":
+            near, far = (np.broadcast_to(end, traffic.shape)[moving] for end in (source, target))
+            flows.append(flow.incidence(network, near, far))
+    members = ranks.ravel()
+    links = np.flatnonzero(total)
+    if group is None:
+        group = np.repeat(np.arange(len(ranks)), ranks.shape[1])
+    return Transfer(
+        name=name,
+        ranks=members,
+        links=links,
+        load=total[links],
+        wire_s=wire,
+        arrived=np.minimum(done[members] / wire, 1.0) if wire > 0 else np.zeros(len(members)),
+        latency_s=latency[members] + floor_s,
+        group=group,
+        sent=sent[members],
+        received=received[members],
+        flows=_stack(flows),
+    )
+
+
+def latest(index: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:
+    """Largest value [size] by index, which broadcasts against value (not negative); 0 where there is none."""
+    constant = tuple(a for a in range(value.ndim) if index.shape[a] == 1 and value.shape[a] > 1)
+    if constant:
+        value = value.max(axis=constant, keepdims=True)
+    result = np.zeros(size)
+    np.maximum.at(result, np.broadcast_to(index, value.shape).ravel(), value.ravel())
+    return result
+
+
+def _stack(flows: Sequence[object]) -> object | None:
+    if not flows:
+        return None
+    from scipy.sparse import vstack
+
+    return vstack(flows, format="csr")
+
+
+def _pairwise(ranks: np.ndarray, traffic: np.ndarray) -> list[Phase]:
+    members = ranks.shape[1]
+    near = np.arange(members)
+    rounds = [(near + r) % members for r in range(1, members)]
+    return [Phase(ranks.ravel(), ranks[:, far].ravel(), traffic[:, near, far].ravel()) for far in rounds]
+
+
+def _two_hop(network: Network, ranks: np.ndarray, traffic: np.ndarray) -> list[Phase]:
+    """Inside each domain to the member at the target's place, then across between members at the same place."""
+    inner, outer = phases._by_domain(network, ranks)
+    if outer is None or inner.shape[1] == 1:
+        return [Phase(ranks[:, :, None], ranks[:, None, :], traffic)]
+    groups, members = ranks.shape
+    size = inner.shape[1]
+    parts = traffic.reshape(groups, members // size, size, members // size, size)
+    # [group, domain, source place, target place]: everything for a place, whatever its domain.
+    first = Phase(inner[:, :, None], inner[:, None, :], parts.sum(axis=3).reshape(-1, size, size))
+    # [group, place, source domain, target domain]: gathered from all source places.
+    second = parts.sum(axis=2).transpose(0, 3, 1, 2).reshape(-1, members // size, members // size)
+    return [first, Phase(outer[:, :, None], outer[:, None, :], second)]

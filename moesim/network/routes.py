@@ -1,0 +1,125 @@
+"""Where traffic goes: a cluster's graph and routing as fast array code.
+
+`build_network` turns a `Cluster` into a `Network`. Pairs are given as arrays of sources and targets that broadcast
+against the traffic: ranks[:, None] and ranks[None, :] with a matrix, or three equally long lists. No routing makes an
+array of pairs × links; each adds traffic up in the way that its fabric allows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from moesim.errors import InvalidInput
+from moesim.hardware.topology import Cluster
+from moesim.network.crossbar import crossbar
+from moesim.network.hierarchy import hierarchical
+from moesim.network.links import Links, blocks, read_links
+from moesim.network.shortest import shortest
+from moesim.network.torus import dimension_order
+
+
+class Routes(Protocol):
+    """What a routing must answer about pairs of ranks. Traffic of a rank to itself never comes here.
+
+    complete: every rank reaches every other, so that nobody needs to ask.
+    """
+
+    complete: bool
+
+    def load(self, source: np.ndarray, target: np.ndarray, traffic: np.ndarray) -> np.ndarray:
+        """Bytes [links]; source and target broadcast to the shape of traffic (bytes)."""
+
+    def worst(self, source: np.ndarray, target: np.ndarray, value: np.ndarray) -> np.ndarray:
+        """Largest value of a link that each pair uses; value: [links], not negative."""
+
+    def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Seconds that the first byte of each pair takes: the latencies of its links, of the longest path it uses."""
+
+    def reachable(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Whether each pair has a path."""
+
+    def paths(self, source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(pair, link, share): the links of pairs [pairs] one by one, for per-flow sharing and for tests. Slow."""
+
+
+ROUTINGS: dict[str, Callable[[Cluster, Links], Routes]] = {
+    "crossbar": crossbar,
+    "hierarchical": hierarchical,
+    "dimension_order": dimension_order,
+    "shortest": shortest,
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Network:
+    """Links and routes of a cluster. devices: [ranks] names; domain: [ranks] scale-up domain."""
+
+    links: Links
+    routes: Routes
+    devices: tuple[str, ...]
+    domain: np.ndarray
+
+    @property
+    def capacity(self) -> np.ndarray:
+        """Bytes/s [links]."""
+        return self.links.capacity
+
+    @property
+    def switched(self) -> bool:
+        """Whether the ranks of a domain meet at NVLink switches, which can add up and multicast."""
+        return "nvlink" in self.links.kind
+
+    @property
+    def ranks(self) -> int:
+        """Number of devices."""
+        return len(self.devices)
+
+    def load(self, source: np.ndarray, target: np.ndarray, traffic: np.ndarray) -> np.ndarray:
+        """Bytes that traffic puts on each link [links]. A rank's traffic to itself loads nothing.
+
+        source, target: ranks, broadcasting to the shape of traffic (bytes). Raises InvalidInput for bytes between two
+        ranks that no path joins.
+        """
+        total = np.zeros(len(self.links.ends))
+        for near, far, part in blocks(source, target, traffic.shape):
+            amount = np.where(near == far, 0.0, traffic[part])
+            if not self.routes.complete:
+                self._refuse_unreachable(near, far, amount)
+            total += self.routes.load(near, far, amount)
+        return total
+
+    def worst(self, source: np.ndarray, target: np.ndarray, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Largest value [links] on the way of each pair, in the shape to which source and target broadcast."""
+        result = np.empty(shape)
+        for near, far, part in blocks(source, target, shape):
+            result[part] = self.routes.worst(near, far, value)
+        return result
+
+    def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Seconds that the first byte of each pair takes, in the shape to which source and target broadcast."""
+        return self.routes.latency(source, target)
+
+    def _refuse_unreachable(self, source: np.ndarray, target: np.ndarray, amount: np.ndarray) -> None:
+        stuck = ~self.routes.reachable(source, target) & (amount > 0)
+        if stuck.any():
+            first = tuple(axis[0] for axis in np.nonzero(stuck))
+            near, far = (int(np.broadcast_to(end, stuck.shape)[first]) for end in (source, target))
+            raise InvalidInput(
+                f"no path from {self.devices[near]} to {self.devices[far]} (rank {near} to rank {far}) and "
+                f"{int(stuck.sum()) - 1} more pairs; join them by links, or use routing: shortest to go round dead ones"
+            )
+
+
+def build_network(cluster: Cluster) -> Network:
+    """Read the links of a cluster and prepare its routing.
+
+    Raises InvalidInput for an unknown routing, links without capacity or latency, and devices outside the graph.
+    """
+    if cluster.routing not in ROUTINGS:
+        raise InvalidInput(f"routing {cluster.routing!r} is unknown; write one of {', '.join(sorted(ROUTINGS))}")
+    links = read_links(cluster)
+    return Network(links, ROUTINGS[cluster.routing](cluster, links), cluster.devices, np.asarray(cluster.domain))

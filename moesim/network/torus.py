@@ -1,0 +1,223 @@
+"""Tori and meshes of any number of dimensions, routed in dimension order.
+
+A message first travels along the first dimension to the coordinate of its target, then along the second, and so on
+(Dally & Towles, "Principles and Practices of Interconnection Networks", section 8.4.2; Google's TPUs do the same). On
+its ring it takes the shorter way; at equal distance half goes each way (``ties: split``) or all upwards (``one_way``).
+
+All pairs that travel the same stretch of the same ring are added up first, so a dimension costs one histogram over
+pairs and one product with a table of [stretch, link], and no array of pairs × links ever exists. A link that is
+missing, be it the wrap-around link of a mesh or a dead one, blocks the stretches that cross it: they go the other way
+round, and where that is blocked too the pair is unreachable.
+
+Between slices (tori that share no links) messages leave by the chip's NIC and the switch that all NICs hang on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim.errors import InvalidInput, Problem
+from moesim.hardware.topology import Cluster
+from moesim.network.links import Links, accumulate, at, nic_ports, onto
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dimension:
+    """All rings of one dimension, n positions each.
+
+    lead, tail: [ranks]; the stretch that a pair travels in this dimension is numbered ``lead[source] + tail[target]``,
+    which is ring·n² + from·n + to. up, down: [rings, n] link leaving each position upwards and downwards, −1 = none.
+    share_up, share_down: [rings, n²] part of a stretch's traffic that goes each way; both 0 where neither is open.
+    crossed_up, crossed_down: [n², n] whether a stretch crosses the link leaving a position.
+    """
+
+    lead: np.ndarray
+    tail: np.ndarray
+    up: np.ndarray
+    down: np.ndarray
+    share_up: np.ndarray
+    share_down: np.ndarray
+    crossed_up: np.ndarray
+    crossed_down: np.ndarray
+
+    def ways(self):
+        """(links, share, crossed) upwards, then downwards."""
+        return (self.up, self.share_up, self.crossed_up), (self.down, self.share_down, self.crossed_down)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Torus:
+    """Dimension-order routes.
+
+    shape: positions in each dimension. coordinates: [ranks, dimensions]. slice_of: [ranks]. out, back: [ranks, 2] links
+    device → NIC → switch and back, −1 = none.
+    """
+
+    links: Links
+    shape: tuple[int, ...]
+    coordinates: np.ndarray
+    slice_of: np.ndarray
+    dimensions: tuple[Dimension, ...]
+    out: np.ndarray
+    back: np.ndarray
+    complete: bool
+
+    def load(self, source: np.ndarray, target: np.ndarray, traffic: np.ndarray) -> np.ndarray:
+        """Bytes on each link, see `Routes`."""
+        load = np.zeros(len(self.links.ends) + 1)
+        away = self._away(source, target)
+        if away is not None:
+            ranks, far = len(self.slice_of), np.where(away, traffic, 0.0)
+            sent, received = accumulate(source, far, ranks), accumulate(target, far, ranks)
+            load[:-1] = onto(self.links, (self.out, np.stack([sent] * 2, 1)), (self.back, np.stack([received] * 2, 1)))
+            traffic = np.where(away, 0.0, traffic)
+        for d in self.dimensions:
+            stretch = accumulate(d.lead[source] + d.tail[target], traffic, d.share_up.size).reshape(d.share_up.shape)
+            for ids, share, crossed in d.ways():
+                np.add.at(load, ids.ravel(), ((stretch * share) @ crossed).ravel())
+        return load[:-1]
+
+    def worst(self, source: np.ndarray, target: np.ndarray, value: np.ndarray) -> np.ndarray:
+        """Largest value of a link on the way of each pair, see `Routes`."""
+        near = self._gather(source, target, value, lambda at, crossed: np.where(crossed, at[:, None, :], 0).max(axis=2))
+        away = self._away(source, target)
+        if away is None:
+            return near
+        far = np.maximum(at(value, self.out).max(axis=1)[source], at(value, self.back).max(axis=1)[target])
+        return np.where(away, far, near)
+
+    def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Seconds from end to end of each pair, see `Routes`."""
+        delay = self.links.latency
+        near = self._gather(source, target, delay, lambda at, crossed: at @ crossed.T, np.add)
+        away = self._away(source, target)
+        if away is None:
+            return near
+        far = at(delay, self.out).sum(axis=1)[source] + at(delay, self.back).sum(axis=1)[target]
+        return np.where(away, far, near)
+
+    def _away(self, source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
+        """Pairs in different slices; None if there are none."""
+        if self.slice_of[-1] == 0:
+            return None
+        away = self.slice_of[source] != self.slice_of[target]
+        return away if away.any() else None
+
+    def _gather(self, source, target, value, along, combine=np.maximum) -> np.ndarray:
+        """Combine over dimensions what the function `along` finds on the stretches of each ring."""
+        padded, result = np.append(value, 0.0), 0.0
+        for d in self.dimensions:
+            found = [np.where(share > 0, along(padded[ids], crossed), 0.0) for ids, share, crossed in d.ways()]
+            stretch = np.maximum(*found).ravel()
+            result = combine(result, stretch[d.lead[source] + d.tail[target]])
+        return result
+
+    def reachable(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        """Whether the dimension-order path of each pair is open."""
+        within = self.slice_of[source] == self.slice_of[target]
+        beyond = (self.out >= 0).all(axis=1)[source] & (self.back >= 0).all(axis=1)[target]
+        for d in self.dimensions:
+            going = (d.share_up + d.share_down > 0) | ~d.crossed_up.any(axis=1)
+            within = within & going.ravel()[d.lead[source] + d.tail[target]]
+        return within | (beyond & (self.slice_of[source] != self.slice_of[target]))
+
+    def paths(self, source: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(pair, link, share) of every link that each of the pairs [pairs] uses, see `Routes`."""
+        away = np.flatnonzero(self.slice_of[source] != self.slice_of[target])
+        here = np.flatnonzero(self.slice_of[source] == self.slice_of[target])
+        parts = [
+            (away, ids[:, hop], np.ones(away.size))
+            for ids in (self.out[source[away]], self.back[target[away]])
+            for hop in range(2)
+        ]
+        source, target = source[here], target[here]
+        for d in self.dimensions:
+            ring, stretch = np.divmod(d.lead[source] + d.tail[target], d.crossed_up.shape[0])
+            for ids, share, crossed in d.ways():
+                part = share[ring, stretch]
+                pair, position = np.nonzero(crossed[stretch] & (part > 0)[:, None])
+                parts.append((here[pair], ids[ring[pair], position], part[pair]))
+        return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def dimension_order(cluster: Cluster, links: Links) -> Torus:
+    """Routes of a cluster whose devices fill tori of ``options["shape"]`` slice by slice, last dimension fastest.
+
+    options: shape; ties (``split`` or ``one_way``). Raises InvalidInput when the shape does not hold the devices or
+    when the graph joins devices that are not neighbours.
+    """
+    shape = tuple(int(n) for n in cluster.options["shape"])
+    ties = cluster.options.get("ties", "split")
+    size = int(np.prod(shape))
+    problems = []
+    if ties not in ("split", "one_way"):
+        problems.append(Problem(f"{ties!r} is not a way to break ties; write split or one_way", field="ties"))
+    if size == 0 or cluster.ranks % size:
+        message = f"{'×'.join(map(str, shape))} holds {size} devices, and {cluster.ranks} is no multiple of it"
+        problems.append(Problem(message, field="shape"))
+    if problems:
+        raise InvalidInput(problems)
+    local = np.arange(cluster.ranks) % size
+    coordinates = np.stack(np.unravel_index(local, shape), axis=1)
+    slice_of = np.arange(cluster.ranks) // size
+    dimensions = tuple(
+        _dimension(cluster, links, shape, coordinates, slice_of, axis, ties)
+        for axis in range(len(shape))
+        if shape[axis] > 1
+    )
+    _check_neighbours(links, dimensions)
+    going_everywhere = all(((d.share_up + d.share_down > 0) | ~d.crossed_up.any(axis=1)).all() for d in dimensions)
+    complete = bool(going_everywhere and cluster.ranks == size)
+    out, back, _ = nic_ports(cluster, links)
+    return Torus(links, shape, coordinates, slice_of, dimensions, out, back, complete)
+
+
+def _dimension(cluster, links, shape, coordinates, slice_of, axis, ties) -> Dimension:
+    n = shape[axis]
+    others = [a for a in range(len(shape)) if a != axis]
+    strides = {a: int(np.prod([shape[b] for b in others[i + 1 :]])) for i, a in enumerate(others)}
+    # On its way along `axis` a message has the target's coordinates in the dimensions before and the source's in those
+    # after it: the ring's number is a sum of a part of the source and a part of the target.
+    before = sum(
+        (coordinates[:, a] * strides[a] for a in others if a < axis), np.zeros(len(coordinates), dtype=np.int64)
+    )
+    after = sum(
+        (coordinates[:, a] * strides[a] for a in others if a > axis), np.zeros(len(coordinates), dtype=np.int64)
+    )
+    after = after + slice_of * (int(np.prod(shape)) // n)
+    position = coordinates[:, axis]
+    lead, tail = after * n * n + position * n, before * n * n + position
+    rings = int((after + before).max()) + 1
+    node = np.empty((rings, n), dtype=np.int64)
+    node[after + before, position] = np.arange(len(coordinates))
+    name = cluster.devices
+    up = np.array([[links.id(name[r], name[s]) for r, s in zip(ring, np.roll(ring, -1), strict=True)] for ring in node])
+    down = np.array(
+        [[links.id(name[r], name[s]) for r, s in zip(ring, np.roll(ring, 1), strict=True)] for ring in node]
+    )
+    here, there, link = np.ogrid[:n, :n, :n]
+    crossed_up = ((link - here) % n < (there - here) % n).reshape(n * n, n)
+    crossed_down = ((here - link) % n < (here - there) % n).reshape(n * n, n)
+    length_up = ((np.arange(n) - np.arange(n)[:, None]) % n).reshape(n * n)
+    shorter = np.sign((-length_up) % n - length_up)  # +1 where up is the shorter way
+    tie = 0.5 if ties == "split" else 1.0
+    prefer_up = np.where(length_up == 0, 0.0, np.select([shorter > 0, shorter < 0], [1.0, 0.0], tie))
+    open_up = (up < 0).astype(float) @ crossed_up.T == 0
+    open_down = (down < 0).astype(float) @ crossed_down.T == 0
+    moving = length_up > 0
+    share_up = np.where(open_up & open_down, prefer_up, open_up.astype(float)) * moving
+    share_down = np.where(open_up & open_down, 1 - prefer_up, open_down.astype(float)) * moving
+    return Dimension(lead, tail, up, down, share_up, share_down, crossed_up, crossed_down)
+
+
+def _check_neighbours(links: Links, dimensions: tuple[Dimension, ...]) -> None:
+    known = {int(i) for d in dimensions for i in np.unique(np.concatenate([d.up.ravel(), d.down.ravel()]))}
+    stray = [links.ends[i] for i in range(len(links.ends)) if i not in known and links.kind[i] == "ici"]
+    if stray:
+        a, b = stray[0]
+        raise InvalidInput(
+            f"{len(stray)} links join devices that are no neighbours in the shape, the first {a} → {b}; number the "
+            "devices row by row, last dimension fastest, or use routing: shortest"
+        )
