@@ -50,4 +50,5 @@ def _invert(expert: np.ndarray, experts: int) -> tuple[np.ndarray, np.ndarray]:
     order = np.argsort(expert, axis=1, kind="stable")
     first = np.cumsum(replicas, axis=1) - replicas
     replica = np.arange(replicas.max()) % replicas[..., None]
-    return replicas, np.take_along_axis(order[:, None, :], (first[..., None] + replica), axis=2)
+    slot_of = np.take_along_axis(order[:, None, :], first[..., None] + replica, axis=2)
+    return replicas, slot_of.astype(np.int32)

@@ -57,7 +57,7 @@ class Assembly:
             kind = "synthetic" if self.trace.synthetic else "captured"
             words["routing"] = f"{self.trace.name} ({kind}): {self.trace.source}"
             if self.routes.reused:
-                share = self.routes.reused / self.routes.tokens.size
+                share = self.routes.reused / self.routes.tokens.shape[1]
                 words["routing"] += f"; the step is longer than the trace, {share:.0%} of its tokens are replayed again"
         return words
 

@@ -8,12 +8,11 @@ from pydantic import Field
 
 from moesim.hardware.precision import PRECISIONS
 from moesim.network.fidelity import FIDELITIES
-from moesim.workload.kernels import KERNELS
 from moesim.placement.policies import POLICIES
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
+from moesim.workload.kernels import KERNELS
 from moesim.workload.overlap import OVERLAPS
-from moesim.workload.sources import ROUTINGS
 
 Count = Annotated[int, Field(ge=1)]
 Tokens = Annotated[int, Field(ge=0)]
@@ -69,6 +68,13 @@ class Prefill(Spec):
     context: Tokens = 0
 
 
+class TraceRouting(Spec):
+    """Replay a captured trace. trace: name of a shipped capture, or a .safetensors file."""
+
+    kind: Literal["trace"]
+    trace: str
+
+
 class Network(Spec):
     """fidelity: how collectives share links. all_to_all: the expert-parallel kernel of dispatch and combine."""
 
@@ -91,7 +97,7 @@ class Scenario(Spec):
     parallelism: Parallelism
     precision: Precision
     workload: Annotated[Decode | Prefill, Field(discriminator="kind")]
-    routing: kinds(ROUTINGS)
+    routing: TraceRouting
     placement: kinds(POLICIES)
     overlap: kinds(OVERLAPS)
     network: Network = Network()

@@ -1,0 +1,44 @@
+"""Everything that ``moesim run --out`` writes."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from moesim.report.figures import draw_breakdown, draw_expert_load, draw_layer_timeline
+from moesim.report.perfetto import write_chrome_trace
+from moesim.study.metrics import expert_load
+from moesim.study.run import Result
+
+
+def write_step_report(result: Result, folder: str | Path) -> list[Path]:
+    """Pictures (PNG), the whole timeline (Chrome-trace JSON) and the metrics (JSON) of one step. Returns the files."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    deployment, metrics = result.assembly.deployment, result.metrics
+    title = result.assembly.title
+    written = []
+
+    # A layer in the middle: the first ones still carry the start of the step.
+    layers = deployment.model.moe_layers or range(len(deployment.model.layers))
+    layer = layers[len(layers) // 2]
+    written.append(folder / "timeline.png")
+    draw_layer_timeline(result.timeline, layer, written[-1], f"{title}: layer {layer} on every rank")
+    written.append(folder / "breakdown.png")
+    draw_breakdown(result.timeline, written[-1], title)
+    if deployment.placement is not None:
+        written.append(folder / "expert_load.png")
+        load = expert_load(result.step, deployment.placement)
+        draw_expert_load(load, written[-1], f"{title}: load of the replayed experts")
+    written.append(folder / "timeline.json")
+    write_chrome_trace(result.timeline, written[-1])
+    written.append(folder / "metrics.json")
+    _write_json(metrics, written[-1])
+    return written
+
+
+def _write_json(data: object, path: Path) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)

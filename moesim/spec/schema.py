@@ -1,0 +1,20 @@
+"""JSON Schemas of the YAML files."""
+
+from __future__ import annotations
+
+from moesim.errors import InvalidInput
+
+KINDS = ("scenario", "profile", "model")
+
+
+def json_schema(kind: str) -> dict:
+    """The schema (draft 2020-12) of a kind of file. Raises InvalidInput for an unknown kind."""
+    if kind == "scenario":
+        from moesim.spec.scenario import Scenario as Schema
+    elif kind == "profile":
+        from moesim.spec.profile import Profile as Schema
+    elif kind == "model":
+        from moesim.spec.model_file import ModelFile as Schema
+    else:
+        raise InvalidInput(f"there is no schema of {kind!r}; write one of {', '.join(KINDS)}")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Schema.model_json_schema()}
