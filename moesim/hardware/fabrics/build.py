@@ -41,7 +41,7 @@ def build_cluster(
     ``oversubscription``, ``spines``, ``spreading`` … of the network between servers.
 
     Raises InvalidInput for a size that the topology cannot have (naming the nearest), an unknown choice, and parts so
-    degraded that some device is cut off.
+    degraded that some device is cut off. Its fields are those of a scenario's cluster: ``devices``, ``options.shape`` …
     """
     from moesim.hardware.fabrics import FABRICS
 
@@ -62,14 +62,16 @@ def _with_choices(builder: object, arguments: dict, choices: Mapping[str, object
         if name in own:
             arguments[name] = value
         elif name in between and arguments.get("scale_out") is None:
-            problems.append(Problem(f"{hardware.name} has no network between servers to change", name))
+            problems.append(Problem(f"{hardware.name} has no network between servers to change", f"options.{name}"))
         elif name in between:
             arguments["scale_out"] = replace(arguments["scale_out"], **{name: value})
         else:
             known = sorted(own | between)
             close = get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
-            problems.append(Problem(f"is no choice of the fabric {hardware.topology['kind']!r}; {hint}", name))
+            problems.append(
+                Problem(f"is no choice of the fabric {hardware.topology['kind']!r}; {hint}", f"options.{name}")
+            )
     if problems:
         raise InvalidInput(problems)
     return arguments
@@ -79,7 +81,7 @@ def _degrade(cluster: Cluster, degraded: tuple[Degraded, ...]) -> nx.DiGraph:
     graph = cluster.graph.copy()
     problems = []
     for index, part in enumerate(degraded):
-        field = f"degraded.{index}"
+        field = f"options.degraded.{index}"
         a, b = part.between
         if part.node and part.node in cluster.devices:
             problems.append(Problem(f"{part.node} is a rank of the job; leave it out of the job instead", field))
@@ -99,7 +101,9 @@ def _degrade(cluster: Cluster, degraded: tuple[Degraded, ...]) -> nx.DiGraph:
     cut_off = _reaching_each_other(cluster.graph, cluster.devices) - _reaching_each_other(graph, cluster.devices)
     if cut_off and not problems:
         least = min(min(cut_off, key=len), key=cluster.devices.index)
-        problems.append(Problem(f"leaves no path between {least} and the rest; leave it out of the job", "degraded"))
+        problems.append(
+            Problem(f"leaves no path between {least} and the rest; leave it out of the job", "options.degraded")
+        )
     if problems:
         raise InvalidInput(problems)
     return graph

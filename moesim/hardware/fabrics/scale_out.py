@@ -75,8 +75,8 @@ def _check(scale_out: ScaleOut) -> None:
     for name in ("unit", "radix", "oversubscription"):
         value = getattr(scale_out, name)
         if value <= 0:
-            problems.append(Problem(f"must be above zero, not {value}", f"scale_out.{name}"))
+            problems.append(Problem(f"must be above zero, not {value}", f"options.{name}"))
     if scale_out.spines == "per_rail" and not scale_out.forwarding:
-        problems.append(Problem("spines per rail need forwarding between rails; write true", "scale_out.forwarding"))
+        problems.append(Problem("spines per rail need forwarding between rails; write true", "options.forwarding"))
     if problems:
         raise InvalidInput(problems)

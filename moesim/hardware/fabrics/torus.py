@@ -101,14 +101,14 @@ def _choose(
     hardware: Hardware, devices: int, shape: Shape | None, slices: int, offered: list[Shape], pod_chips: int
 ) -> Shape:
     if slices < 1:
-        raise InvalidInput(Problem(f"{slices} slices; write 1 or more", "slices"))
+        raise InvalidInput(Problem(f"{slices} slices; write 1 or more", "options.slices"))
     if devices > pod_chips:
         raise InvalidInput(Problem(f"{devices} chips; a pod of {hardware.name} has {pod_chips}", "devices"))
     if shape is not None:
         if sorted(shape) not in map(sorted, offered):
             near = sorted(offered, key=lambda s: abs(prod(s) - prod(shape)))[:4]
             message = f"{hardware.name} offers no slice {_text(shape)}; nearest: {', '.join(map(_text, near))}"
-            raise InvalidInput(Problem(message, "shape"))
+            raise InvalidInput(Problem(message, "options.shape"))
         if prod(shape) * slices != devices:
             right = f"{slices} x {_text(shape)} is {prod(shape) * slices} chips, not {devices}"
             raise InvalidInput(Problem(right, "devices"))

@@ -1,0 +1,105 @@
+"""The hardware profile: one YAML file a product, each figure with its source in a comment beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from moesim.errors import InvalidInput, Problem
+from moesim.hardware.device import Device, Hardware, Host
+from moesim.spec import library
+from moesim.spec.complaints import Wrong
+from moesim.spec.fabric import Topology
+from moesim.spec.loading import Spec, load
+from moesim.spec.quantities import Bytes, BytesPerSecond, FlopsPerSecond, UsdPerHour, Watts
+
+
+class HbmSpec(Spec):
+    """Memory of the device (SRAM on a wafer)."""
+
+    capacity: Bytes
+    bandwidth: BytesPerSecond
+
+
+class DeviceSpec(Spec):
+    """One accelerator. peak: dense, by compute format. cores: SMs, CUs or MXUs. cache: last level."""
+
+    kind: Literal["gpu", "tpu", "wafer"]
+    peak: Annotated[dict[Literal["fp32", "bf16", "fp8", "fp4", "int8"], FlopsPerSecond], Field(min_length=1)]
+    hbm: HbmSpec
+    cores: Annotated[int, Field(ge=1)]
+    cache: Bytes | None = None
+
+
+class HostSpec(Spec):
+    """Host memory per device and one device's link to it, one way."""
+
+    memory: Bytes | None = None
+    bandwidth: BytesPerSecond | None = None
+    link: BytesPerSecond | None = None
+
+
+class PowerSpec(Spec):
+    """chip: of one device. all_in: with its share of host, cooling and network."""
+
+    chip: Watts | None = None
+    all_in: Watts | None = None
+
+
+class Profile(Spec):
+    """A hardware profile. price: rent of one device. unverified: keys whose figure nobody has read in a source.
+
+    calibration: ``none``, ``{like: NAME}`` of a sibling, or the fits that ``moesim calibrate`` writes.
+    """
+
+    title: str
+    device: DeviceSpec
+    host: HostSpec = HostSpec()
+    topology: Topology
+    power: PowerSpec = PowerSpec()
+    price: UsdPerHour | None = None
+    calibration: Literal["none"] | dict[str, object] = "none"
+    unverified: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _unverified_keys_exist(self) -> Profile:
+        absent = [i for i, key in enumerate(self.unverified) if not _has(self, key)]
+        if absent:
+            raise Wrong(*((f"unverified.{i}", f"the profile has no {self.unverified[i]!r}") for i in absent))
+        return self
+
+    def hardware(self, name: str) -> Hardware:
+        """The profile as the floors below know it."""
+        device, hbm = self.device, self.device.hbm
+        return Hardware(
+            name=name,
+            title=self.title,
+            device=Device(name, device.kind, device.peak, hbm.capacity, hbm.bandwidth, device.cores, device.cache),
+            host=Host(self.host.memory, self.host.bandwidth, self.host.link),
+            topology=self.topology.arguments(),
+            watts=self.power.chip,
+            watts_all_in=self.power.all_in,
+            usd_per_hour=self.price,
+            calibration={} if self.calibration == "none" else self.calibration,
+            unverified=self.unverified,
+        )
+
+
+def load_profile(name_or_path: str | Path, beside: str | Path | None = None) -> Hardware:
+    """A shipped profile by name, or any by path (relative to the working directory, then to the file `beside`).
+
+    Raises InvalidInput with every problem of the file, or with the closest name.
+    """
+    path = library.find("hardware", name_or_path, beside=beside, field="hardware")
+    if not path.is_file():
+        raise InvalidInput(Problem(f"{path} is not a file; write a profile's name or its YAML file", "hardware"))
+    return load(path, Profile).hardware(path.name.removesuffix(".yaml"))
+
+
+def _has(spec: object, key: str) -> bool:
+    """Whether a dotted key such as ``topology.link.latency`` is written in the profile."""
+    for part in key.split("."):
+        spec = spec.get(part) if isinstance(spec, dict) else getattr(spec, part, None)
+    return spec is not None
