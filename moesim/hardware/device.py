@@ -13,6 +13,8 @@ class Device:
     kind: ``gpu``, ``tpu`` or ``wafer``. peak: dense FLOP/s by compute format (``bf16``, ``fp8``, ``fp4``, ``int8``);
     a format that the chip lacks is absent. hbm_bytes, hbm_bytes_per_s: capacity and datasheet bandwidth.
     cores: SMs (NVIDIA), CUs (AMD), MXUs (TPU). cache_bytes: last-level cache, None where it is not published.
+    scale_up_bytes_per_s: what all scale-up links together (NVLink, ICI, xGMI) carry out of the device, one way; None
+    where it has none.
     """
 
     name: str
@@ -22,6 +24,7 @@ class Device:
     hbm_bytes_per_s: float
     cores: int
     cache_bytes: float | None = None
+    scale_up_bytes_per_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
