@@ -1,0 +1,212 @@
+"""A reference Mixture-of-Experts language model: causal attention, routed experts beside a shared one, any router.
+
+Pre-norm decoder with RMSNorm, rotary positions, SwiGLU and a tied embedding. The routing geometry (experts, top-k,
+groups, gate) is that of the model being imitated; everything else is narrow enough to train on one CPU core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from moesim.errors import InvalidInput, Problem
+from moesim.lab.experts import RoutedExperts
+from moesim.lab.routers import ROUTERS, Routing, TokenContext
+
+
+@dataclass(frozen=True, slots=True)
+class ReferenceConfig:
+    """Shape of a reference model.
+
+    dense_layers come first, then moe_layers. expert_ffn, shared_ffn (0 = no shared expert) and dense_ffn: inner widths.
+    router: a key of `ROUTERS`; router_options: its keyword arguments. router_scale: standard deviation of the router
+    rows at initialisation; group_correlation: share ρ of their variance that experts of one routing group have in
+    common (see `initialise_router`), with `groups` groups. conv: width of a causal convolution over the last tokens at
+    the bottom of the model, 0 = none.
+    """
+
+    vocabulary: int
+    hidden: int
+    heads: int
+    dense_layers: int
+    moe_layers: int
+    experts: int
+    top_k: int
+    expert_ffn: int
+    shared_ffn: int
+    dense_ffn: int
+    router: str
+    router_options: Mapping[str, object] = field(default_factory=dict)
+    router_scale: float = 0.02
+    groups: int = 1
+    group_correlation: float = 0.0
+    conv: int = 0
+
+
+class ShortConvolution(nn.Module):
+    """Residual causal depthwise convolution over the last `width` tokens (a Canon layer: Allen-Zhu 2025)."""
+
+    def __init__(self, hidden: int, width: int):
+        super().__init__()
+        self.taps = nn.Parameter(torch.empty(hidden, width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [sequence, position, hidden]."""
+        width = self.taps.shape[1]
+        padded = F.pad(x.transpose(1, 2), (width - 1, 0))
+        return x + F.conv1d(padded, self.taps.unsqueeze(1), groups=len(self.taps)).transpose(1, 2)
+
+
+class FeedForward(nn.Module):
+    """SwiGLU of inner width `ffn`."""
+
+    def __init__(self, hidden: int, ffn: int):
+        super().__init__()
+        self.gate_up = nn.Linear(hidden, 2 * ffn, bias=False)
+        self.down = nn.Linear(ffn, hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: [token, hidden]."""
+        gate, up = self.gate_up(x).chunk(2, dim=-1)
+        return self.down(F.silu(gate) * up)
+
+
+class MoELayer(nn.Module):
+    """Routed experts plus an always-on shared expert."""
+
+    def __init__(self, config: ReferenceConfig):
+        super().__init__()
+        self.router = ROUTERS[config.router](config.hidden, config.experts, config.top_k, **config.router_options)
+        self.routed = RoutedExperts(config.hidden, config.experts, config.expert_ffn)
+        self.shared = FeedForward(config.hidden, config.shared_ffn) if config.shared_ffn else None
+
+    def forward(self, x: Tensor, context: TokenContext) -> tuple[Tensor, Routing]:
+        """x: [token, hidden]."""
+        routing = self.router(x, context)
+        out = self.routed(x, routing)
+        return (out if self.shared is None else out + self.shared(x)), routing
+
+
+class Attention(nn.Module):
+    """Causal multi-head attention with rotary positions."""
+
+    def __init__(self, hidden: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(hidden, 3 * hidden, bias=False)
+        self.out = nn.Linear(hidden, hidden, bias=False)
+
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+        """x: [sequence, position, hidden]."""
+        sequences, positions, hidden = x.shape
+        q, k, v = self.qkv(x).view(sequences, positions, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        mixed = F.scaled_dot_product_attention(rotate(q, *rotation), rotate(k, *rotation), v, is_causal=True)
+        return self.out(mixed.transpose(1, 2).reshape(sequences, positions, hidden))
+
+
+class Block(nn.Module):
+    """Attention, then a dense or a routed feed-forward part, each on a normalised residual stream."""
+
+    def __init__(self, config: ReferenceConfig, routed: bool):
+        super().__init__()
+        self.attention_norm = nn.RMSNorm(config.hidden)
+        self.attention = Attention(config.hidden, config.heads)
+        self.ffn_norm = nn.RMSNorm(config.hidden)
+        self.ffn = MoELayer(config) if routed else FeedForward(config.hidden, config.dense_ffn)
+
+    def forward(
+        self, x: Tensor, rotation: tuple[Tensor, Tensor], context: TokenContext
+    ) -> tuple[Tensor, Routing | None]:
+        """x: [sequence, position, hidden]."""
+        x = x + self.attention(self.attention_norm(x), rotation)
+        rows = self.ffn_norm(x).flatten(0, 1)
+        out, routing = self.ffn(rows, context) if isinstance(self.ffn, MoELayer) else (self.ffn(rows), None)
+        return x + out.view_as(x), routing
+
+
+class ReferenceModel(nn.Module):
+    """The language model. Parameters are drawn from `generator`, so a seed fixes them."""
+
+    def __init__(self, config: ReferenceConfig, generator: torch.Generator):
+        if config.router not in ROUTERS:
+            raise InvalidInput(Problem(f"no router {config.router!r}; write one of {', '.join(ROUTERS)}", "router"))
+        super().__init__()
+        self.config = config
+        self.embedding = nn.Embedding(config.vocabulary, config.hidden)
+        self.conv = ShortConvolution(config.hidden, config.conv) if config.conv else nn.Identity()
+        routed = [False] * config.dense_layers + [True] * config.moe_layers
+        self.blocks = nn.ModuleList(Block(config, moe) for moe in routed)
+        self.norm = nn.RMSNorm(config.hidden)
+        initialise(self, generator)
+
+    @property
+    def moe_layers(self) -> list[MoELayer]:
+        """The layers with routed experts, in order."""
+        return [block.ffn for block in self.blocks if isinstance(block.ffn, MoELayer)]
+
+    def forward(self, tokens: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, list[Routing]]:
+        """Logits [sequence, position, vocabulary] of tokens [sequence, position], and the routing of each MoE layer."""
+        context = TokenContext(tokens, generator)
+        x = self.conv(self.embedding(tokens) * self.config.hidden**0.5)
+        rotation = rotary_angles(tokens.shape[1], self.config.hidden // self.config.heads)
+        routings = []
+        for block in self.blocks:
+            x, routing = block(x, rotation, context)
+            if routing is not None:
+                routings.append(routing)
+        return F.linear(self.norm(x), self.embedding.weight), routings
+
+
+def rotary_angles(positions: int, head_dim: int) -> tuple[Tensor, Tensor]:
+    """(cos, sin), each [position, head_dim / 2], base 10,000 (Su et al. 2021)."""
+    inverse = 10_000.0 ** (-torch.arange(0, head_dim, 2) / head_dim)
+    angles = torch.arange(positions)[:, None] * inverse
+    return angles.cos(), angles.sin()
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotate the two halves of x [..., position, head_dim] by the position's angles."""
+    first, second = x.chunk(2, dim=-1)
+    return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)
+
+
+@torch.no_grad()
+def initialise(model: ReferenceModel, generator: torch.Generator) -> None:
+    """Draw all weights: normal, std fan_in^-1/2 (projections back into the residual stream × .4), embedding std .02."""
+    config = model.config
+    for name, parameter in model.named_parameters():
+        if name.endswith("norm.weight"):
+            continue
+        if ".router." in name:
+            parameter.normal_(0, config.router_scale, generator=generator)
+        elif name == "conv.taps":
+            parameter.copy_(1.0 * 0.75 ** torch.arange(config.conv).flip(0))
+        elif name == "embedding.weight":
+            parameter.normal_(0, 0.02, generator=generator)
+        else:
+            fan_in = parameter.shape[-2] if parameter.ndim == 3 else parameter.shape[-1]
+            shrink = 0.4 if "down" in name or "attention.out" in name else 1.0
+            parameter.normal_(0, shrink * fan_in**-0.5, generator=generator)
+    for layer in model.moe_layers:
+        weight = getattr(layer.router, "weight", None)
+        if config.group_correlation and weight is not None:
+            initialise_router(weight, config.groups, config.router_scale, config.group_correlation, generator)
+
+
+@torch.no_grad()
+def initialise_router(
+    weight: Tensor, groups: int, scale: float, correlation: float, generator: torch.Generator
+) -> None:
+    """Rows w_e = scale (√(1−ρ) z_e + √ρ z_group(e)): experts of a routing group start out alike.
+
+    A chosen prior, not something learned: in DeepSeek-R1 hot experts cluster inside the routing groups, and
+    group-limited choice alone does not bring that about in a short training.
+    """
+    experts, hidden = weight.shape
+    common = torch.empty(groups, hidden).normal_(generator=generator).repeat_interleave(experts // groups, dim=0)
+    own = torch.empty(experts, hidden).normal_(generator=generator)
+    weight.copy_(scale * ((1 - correlation) ** 0.5 * own + correlation**0.5 * common))
