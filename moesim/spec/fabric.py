@@ -39,7 +39,7 @@ class ScaleOutSpec(Spec):
     radix: Count
     oversubscription: Ratio = 1.0
     spines: Literal["shared", "per_rail"] = "shared"
-    spreading: Literal["even", "ecmp"] = "even"
+    spreading: Literal["adaptive", "ecmp"] = "adaptive"
     forwarding: bool = True
 
     def value(self) -> ScaleOut:
@@ -158,7 +158,7 @@ class FabricOptions(Spec):
     ties: Literal["split", "one_way"] | None = None
     oversubscription: Ratio | None = None
     spines: Literal["shared", "per_rail"] | None = None
-    spreading: Literal["even", "ecmp"] | None = None
+    spreading: Literal["adaptive", "ecmp"] | None = None
     forwarding: bool | None = None
     routing: Routing | None = None
     degraded: tuple[DegradedSpec, ...] = ()

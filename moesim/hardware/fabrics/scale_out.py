@@ -27,7 +27,7 @@ class ScaleOut:
     unit: servers under one leaf. radix: ports of a spine. oversubscription: capacity of a leaf downwards over upwards.
     kind: ``infiniband`` or ``ethernet``.
     spines: ``shared`` by all rails, or ``per_rail`` (another rail is reached by forwarding in the server).
-    spreading: over spines, ``even`` (adaptive routing) or ``ecmp`` (each pair on one spine, by hash).
+    spreading: over spines, ``adaptive`` (evenly) or ``ecmp`` (each pair on one spine, by hash).
     forwarding: traffic for another rail first moves, inside the scale-up domain, to the device on that rail.
     """
 
@@ -39,7 +39,7 @@ class ScaleOut:
     oversubscription: float = 1.0
     kind: str = "infiniband"
     spines: str = "shared"
-    spreading: str = "even"
+    spreading: str = "adaptive"
     forwarding: bool = True
 
 

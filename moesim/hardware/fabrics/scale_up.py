@@ -34,8 +34,8 @@ def nvlink(
     planes: NVLink switches; a device has an equal share of its links on each. link: one device into all planes, bytes/s
     one way, and seconds from device to device through a switch.
 
-    Routing is ``crossbar`` inside one domain, else ``hierarchical`` with the options ``rails`` (devices of a server; a
-    rank is on rail ``rank % rails``), ``spreading`` and ``forwarding`` (see `ScaleOut`).
+    Routing is ``crossbar`` inside one domain, else ``hierarchical`` with the options ``scale_up`` (``switch``),
+    ``spreading`` and ``forwarding`` (see `ScaleOut`).
     """
 
     def wire(graph: nx.DiGraph, index: int, members: list[str]) -> None:
@@ -44,7 +44,7 @@ def nvlink(
         share = Link(link.bytes_per_s / planes, link.latency_s / 2)
         connect(graph, ((member, switch) for member in members for switch in switches), share, "nvlink")
 
-    return _domains(hardware, devices, domain, server, wire, scale_out, ("crossbar", "hierarchical"))
+    return _domains(hardware, devices, domain, server, wire, scale_out)
 
 
 def full_mesh(
@@ -58,13 +58,13 @@ def full_mesh(
 ) -> Cluster:
     """Devices of a node with one link for each pair and no switch (MI300X). link: one pair, one way.
 
-    Routing is ``shortest``: every pair of a node has its own link, and other nodes are reached by the NICs.
+    Routing is ``shortest`` in one node, else ``hierarchical`` with the options of `nvlink` and ``scale_up: mesh``.
     """
 
     def wire(graph: nx.DiGraph, index: int, members: list[str]) -> None:
         connect(graph, combinations(members, 2), link, kind_of_link)
 
-    return _domains(hardware, devices, domain, domain, wire, scale_out, ("shortest", "shortest"))
+    return _domains(hardware, devices, domain, domain, wire, scale_out, alone="shortest", scale_up="mesh")
 
 
 def pcie(
@@ -86,7 +86,7 @@ def pcie(
         hop = Link(link.bytes_per_s, link.latency_s / 2)
         connect(graph, ((member, f"pcie{index}") for member in members), hop, "pcie")
 
-    return _domains(hardware, devices, domain, domain, wire, scale_out, ("crossbar", "hierarchical"))
+    return _domains(hardware, devices, domain, domain, wire, scale_out)
 
 
 def single(hardware: Hardware, devices: int) -> Cluster:
@@ -118,11 +118,13 @@ def _domains(
     server: int,
     wire: Callable[[nx.DiGraph, int, list[str]], None],
     scale_out: ScaleOut | None,
-    routings: tuple[str, str],
+    *,
+    alone: str = "crossbar",
+    scale_up: str = "switch",
 ) -> Cluster:
     """Cut the ranks into domains, wire each of them and join them where there are several.
 
-    wire: adds the links of one domain to the graph. routings: of one domain, of several.
+    wire: adds the links of one domain to the graph. alone: routing of one domain.
     """
     size = domain_size(devices, domain, server)
     if size is None:
@@ -136,13 +138,13 @@ def _domains(
     name = f"{devices} x {hardware.name}"
     node, domain_of = rank // server, rank // size
     if size == devices:
-        return Cluster(name, hardware, graph, tuple(names), node, domain_of, routings[0])
+        return Cluster(name, hardware, graph, tuple(names), node, domain_of, alone)
     if scale_out is None:
         message = f"missing; it has to join the {devices // size} domains of {devices} devices of {hardware.name}"
         raise InvalidInput(Problem(message, "topology.scale_out"))
     add_scale_out(graph, names, node, rank % server, scale_out)
-    options = {"rails": server, "spreading": scale_out.spreading, "forwarding": scale_out.forwarding}
-    return Cluster(name, hardware, graph, tuple(names), node, domain_of, routings[1], options)
+    options = {"scale_up": scale_up, "spreading": scale_out.spreading, "forwarding": scale_out.forwarding}
+    return Cluster(name, hardware, graph, tuple(names), node, domain_of, "hierarchical", options)
 
 
 def _impossible(hardware: Hardware, devices: int, domain: int, server: int) -> str:

@@ -48,9 +48,10 @@ def torus(
     shape: what the job asks for, by default the most compact one of ``devices / slices`` chips. slices: equal slices of
     that shape. ties: opposite nodes of an even ring are reached ``split`` both ways or ``one_way`` (the positive one).
 
-    Routing is ``dimension_order``; its options are ``shape``, ``wrap`` (a bool an axis), ``ties`` and ``slices``. Rank
-    r stands in slice ``r // prod(shape)`` at ``np.unravel_index(r % prod(shape), shape)``: the last axis runs fastest.
-    Slices are joined at the switch ``dcn`` if the profile has a nic; traffic between them leaves by the chip's nic.
+    Routing is ``dimension_order`` (``shortest`` for one chip); its options are ``shape``, ``wrap`` (a bool an axis),
+    ``ties`` and ``slices``. Rank r stands in slice ``r // prod(shape)`` at ``np.unravel_index(r % prod(shape), shape)``:
+    the last axis runs fastest. Slices are joined at the switch ``dcn`` if the profile has a nic; traffic between them
+    leaves by the chip's nic.
     """
     offered = sorted(set(_offered(tuple(pod), shapes, cube, largest_slice)), key=lambda s: (prod(s), _stretch(s), s))
     chosen = _choose(hardware, devices, tuple(shape) if shape else None, slices, offered, prod(pod))
@@ -78,7 +79,7 @@ def torus(
         tuple(names),
         np.tile(node, slices) + hosts * (rank // chips),
         rank // chips,
-        "dimension_order",
+        "dimension_order" if chips > 1 else "shortest",
         options,
     )
 
