@@ -15,7 +15,8 @@ def run(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures and the timeline.")] = None,
     change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. workload.context=8192.")
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. workload.context=8192."),
     ] = None,
 ) -> None:
     """Simulate one step of a scenario and print what it takes and why."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from moesim import units
 from moesim.engine.program import Op, Program
+from moesim.network.transfer import Transfer
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -41,12 +43,23 @@ class Timeline:
 
     def upper_bound_s(self) -> float:
         """All operations one after another, each as long as its slowest rank, slowed by whatever may overlap it."""
-        share = max((op.compute_share for track in self.tracks for op in track.program.ops), default=0.0)
-        collectives = {id(op.transfer): op for track in self.tracks for op in track.program.ops if op.transfer}
-        local = (op for track in self.tracks for op in track.program.ops if op.transfer is None)
-        return sum(op.seconds.max(initial=0.0) for op in local) / (1 - share) + sum(
-            _alone_s(op).max(initial=0.0) for op in collectives.values()
+        ops = [op for track in self.tracks for op in track.program.ops]
+        share = max((op.compute_share for op in ops), default=0.0)
+        local = sum(float(op.seconds.max(initial=0.0)) for op in ops if op.transfer is None)
+        return local / (1 - share) + sum(
+            uses * float(_alone_s(transfer).max(initial=0.0)) for transfer, uses in self._collectives()
         )
+
+    def _collectives(self) -> list[tuple[Transfer, int]]:
+        """Every collective and how often it runs; programs that meet in one run it together."""
+        runs: dict[int, tuple[Transfer, int]] = {}
+        for track in self.tracks:
+            of_track = Counter(id(op.transfer) for op in track.program.ops if op.transfer is not None)
+            for op in track.program.ops:
+                if op.transfer is not None:
+                    key = id(op.transfer)
+                    runs[key] = op.transfer, max(of_track[key], runs[key][1] if key in runs else 0)
+        return list(runs.values())
 
     def by_kind_s(self) -> dict[str, float]:
         """Mean over ranks of the seconds spent in each kind of operation; a collective counts its waiting."""
@@ -64,7 +77,7 @@ class Timeline:
             ranks += track.program.ranks.size
             for op, busy in zip(track.program.ops, track.busy_s(), strict=True):
                 if op.transfer is not None:
-                    waits += float(np.maximum(busy - _alone_s(op)[_members(op, track.program)], 0.0).sum())
+                    waits += float(np.maximum(busy - _alone_s(op.transfer)[_members(op, track.program)], 0.0).sum())
         return waits / max(ranks, 1)
 
     def exposed_s(self, stream: str = "compute") -> float:
@@ -85,9 +98,9 @@ def _covered_s(track: Track, rows: list[int]) -> np.ndarray:
     return units.seconds((track.end[rows] - track.start[rows]).sum(axis=0))
 
 
-def _alone_s(op: Op) -> np.ndarray:
+def _alone_s(transfer: Transfer) -> np.ndarray:
     """Seconds [members] that a collective takes when everybody is on time and the network is empty."""
-    return op.transfer.arrived * op.transfer.wire_s + op.transfer.latency_s
+    return transfer.arrived * transfer.wire_s + transfer.latency_s
 
 
 def _members(op: Op, program: Program) -> np.ndarray:
@@ -105,6 +118,6 @@ def members_of(transfer_ranks: np.ndarray, ranks: np.ndarray) -> np.ndarray:
 def _busiest_stream_s(program: Program) -> float:
     busy: dict[str, np.ndarray] = {}
     for op in program.ops:
-        alone = op.seconds if op.transfer is None else _alone_s(op)[_members(op, program)]
+        alone = op.seconds if op.transfer is None else _alone_s(op.transfer)[_members(op, program)]
         busy[op.stream] = busy.get(op.stream, 0.0) + alone
     return max((float(seconds.max(initial=0.0)) for seconds in busy.values()), default=0.0)

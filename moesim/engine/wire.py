@@ -59,7 +59,9 @@ class Wire:
         self._env = env
         self._rates = rates
         self._capacity = capacity
-        self._flights: dict[int, _Flight] = {}
+        self._boarding: dict[
+            int, list[_Flight]
+        ] = {}  # a transfer that runs again may start to gather before it is done
         self._active: list[_Flight] = []
         self._schedule = 0
 
@@ -69,20 +71,21 @@ class Wire:
         Returns an event whose value is the finish [all members] in ticks; it fires once every member has arrived and
         the last byte has left the wire.
         """
-        flight = self._flights.get(id(transfer))
+        boarding = self._boarding.setdefault(id(transfer), [])
+        flight = next((f for f in boarding if (f.arrival[members] < 0).all()), None)
         if flight is None:
             flight = _Flight(transfer, np.full(transfer.ranks.size, -1, dtype=np.int64), self._env.event())
-            self._flights[id(transfer)] = flight
+            boarding.append(flight)
         flight.arrival[members] = arrival
         if (flight.arrival >= 0).all():
-            del self._flights[id(transfer)]
+            boarding.remove(flight)
             self._env.process(self._carry(flight))
         return flight.done
 
     @property
     def waiting(self) -> list[str]:
         """Names of collectives that some member never reached; after a run, a deadlock."""
-        return [flight.transfer.name for flight in self._flights.values()]
+        return [flight.transfer.name for flights in self._boarding.values() for flight in flights]
 
     def _carry(self, flight: _Flight):
         group_start = np.zeros(int(flight.transfer.group.max(initial=0)) + 1, dtype=np.int64)

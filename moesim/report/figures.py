@@ -29,7 +29,7 @@ MOST_RANKS = 96  # rows of a timeline that still read
 
 
 def draw_layer_timeline(timeline: Timeline, layer: int, path: str | Path, title: str = "") -> None:
-    """One layer as it ran on every rank: a row a rank, compute above communication."""
+    """One layer as it ran on every rank: a row a rank, communication in the lower part of the row."""
     track = timeline.tracks[0]
     rows = [index for index, op in enumerate(track.program.ops) if op.layer == layer]
     shown = np.unique(np.linspace(0, track.program.ranks.size - 1, MOST_RANKS).astype(int))
@@ -39,9 +39,10 @@ def draw_layer_timeline(timeline: Timeline, layer: int, path: str | Path, title:
         op = track.program.ops[index]
         begin = (track.start[index, shown] - origin) / 1e6
         length = (track.end[index, shown] - track.start[index, shown]) / 1e6
-        offset, height = (0.0, 0.5) if op.stream == "compute" else (0.5, 0.42)
+        # Compute fills the row; communication lies over its lower part, so that what it hides behind stays visible.
+        offset, height, above = (0.04, 0.92, 1) if op.stream == "compute" else (0.54, 0.42, 2)
         bottom = np.arange(shown.size) + offset
-        axes.barh(bottom, length, height, left=begin, align="edge", color=_colour(op.kind), linewidth=0)
+        axes.barh(bottom, length, height, left=begin, align="edge", color=_colour(op.kind), linewidth=0, zorder=above)
     axes.set(xlabel="µs since the layer began", ylabel="rank", ylim=(shown.size, 0), title=title)
     step = max(1, shown.size // 12)
     axes.set_yticks(np.arange(0, shown.size, step) + 0.5, track.program.ranks[shown[::step]])

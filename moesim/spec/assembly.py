@@ -12,11 +12,9 @@ from moesim.cost.calibration import machine_for
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Hardware
 from moesim.hardware.fabrics.build import build_cluster
-from moesim.hardware.precision import PRECISIONS, Precision, matmul_peak
-from moesim.hardware.topology import Cluster
+from moesim.hardware.precision import PRECISIONS, matmul_peak
 from moesim.model.architecture import Experts, MoEModel, require_shapes
 from moesim.model.parallelism import Parallelism
-from moesim.workload.kernels import KERNELS
 from moesim.network.routes import build_network
 from moesim.placement.placement import Placement
 from moesim.placement.policies import POLICIES
@@ -29,6 +27,7 @@ from moesim.spec.model_file import load_model
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
 from moesim.workload.deployment import Batch, Deployment, PrecisionPolicy
+from moesim.workload.kernels import KERNELS
 
 # Weight formats whose products run on BF16 activations unless the scenario says otherwise.
 _WEIGHT_ONLY = {"mxfp4", "int4", "int8", "fp32"}
@@ -147,7 +146,8 @@ class _Problems:
 
 
 def _title(scenario: Scenario, model: MoEModel, hardware: Hardware) -> str:
-    return f"{model.title} {scenario.workload.kind} on {scenario.cluster.devices} × {hardware.title}"
+    product = hardware.title.partition(",")[0]
+    return f"{model.title} {scenario.workload.kind} on {scenario.cluster.devices} × {product}"
 
 
 def _parallelism(scenario: Scenario) -> Parallelism:

@@ -41,11 +41,9 @@ def run_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Result:
     step = inference_step(
         assembly.deployment, assembly.batch, assembly.routes, OVERLAPS[assembly.scenario.overlap.kind]
     )
-    needs = footprint(
-        assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve
-    )
+    needs = footprint(assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve)
     check_fits(needs)
-    rates = FIDELITIES[assembly.scenario.network.fidelity]
+    rates = FIDELITIES[assembly.scenario.network.fidelity].rates
     timeline = simulate([step.program], rates, assembly.deployment.network.capacity)
     metrics = {
         "schema_version": SCHEMA_VERSION,

@@ -11,9 +11,9 @@ from moesim.hardware.precision import Precision
 from moesim.hardware.topology import Cluster
 from moesim.model.architecture import MoEModel
 from moesim.model.parallelism import Parallelism
-from moesim.workload.kernels import Kernel
 from moesim.network.routes import Network
 from moesim.placement.placement import Placement
+from moesim.workload.kernels import Kernel
 
 
 @dataclass(frozen=True, slots=True)

@@ -72,8 +72,12 @@ class Exchange:
             return None, None
         deployment, kernel = self._deployment, self._deployment.kernel
         hidden = deployment.model.hidden
-        out = self._all_to_all("dispatch", copies * hidden * deployment.precision.dispatch.bytes, kernel.dispatch_floor_s)
-        back = self._all_to_all("combine", copies.T * hidden * deployment.precision.combine.bytes, kernel.combine_floor_s)
+        out = self._all_to_all(
+            "dispatch", copies * hidden * deployment.precision.dispatch.bytes, kernel.dispatch_floor_s
+        )
+        back = self._all_to_all(
+            "combine", copies.T * hidden * deployment.precision.combine.bytes, kernel.combine_floor_s
+        )
         return out, back
 
     def _all_to_all(self, name: str, traffic: np.ndarray, floor_s: float) -> Transfer:

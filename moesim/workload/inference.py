@@ -1,4 +1,4 @@
-"""One inference step as a program: attention → router → dispatch → experts ∥ shared expert → combine, layer by layer."""
+"""One inference step: attention → router → dispatch → experts ∥ shared expert → combine, layer by layer, as a program."""
 
 from __future__ import annotations
 

@@ -122,9 +122,7 @@ def _gqa(deployment: Deployment, attention: Attention, batch: Batch, sequences: 
     heads |= {"head_dim": attention.head_dim, "window": attention.window}
     if batch.phase == "decode":
         return gqa_decode(deployment.machine, batch=sequences, context=batch.context + 1, **heads)
-    return gqa_prefill(
-        deployment.machine, batch=sequences, new_tokens=batch.new_tokens, context=batch.context, **heads
-    )
+    return gqa_prefill(deployment.machine, batch=sequences, new_tokens=batch.new_tokens, context=batch.context, **heads)
 
 
 def _mla(deployment: Deployment, attention: Attention, batch: Batch, sequences: np.ndarray, kv: Precision) -> Cost:

@@ -121,6 +121,16 @@ def test_programs_meet_in_a_shared_collective():
     assert timeline.makespan_s == pytest.approx(8e-6)
 
 
+def test_a_collective_may_run_again_before_everybody_has_left_the_first():
+    t = transfer([0, 1], wire_s=1e-6)
+    timeline = run(
+        ([0], [collective("first", t), collective("second", t)]),
+        ([1], [local("late", [5e-6]), collective("first", t, after=(0,)), collective("second", t)]),
+    )
+    assert (timeline.tracks[0].end // US).tolist() == [[6], [7]]
+    assert timeline.upper_bound_s() == pytest.approx(7e-6)
+
+
 def test_a_rank_that_never_comes_is_an_error_and_not_a_hang():
     t = transfer([0, 1], wire_s=1e-6, name="dispatch of layer 3")
     with pytest.raises(RuntimeError, match="dispatch of layer 3"):

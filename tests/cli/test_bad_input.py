@@ -1,0 +1,130 @@
+"""Every mistake that a scenario can hold is named with its place, all of them at once, and nothing is written."""
+
+import numpy as np
+import pytest
+
+from moesim.routing.trace import open_trace
+from moesim.spec import library
+
+GOOD = (library.folder("scenario") / "mixtral-8x7b-h100.yaml").read_text()
+
+
+@pytest.fixture
+def run_text(moesim, tmp_path):
+    def run(text):
+        path = tmp_path / "a.yaml"
+        path.write_text(text)
+        code, out, err = moesim("run", path, "--out", tmp_path / "out")
+        assert out == ""
+        assert not (tmp_path / "out").exists()
+        return code, err.replace(f"{path}:", "a.yaml:")
+
+    return run
+
+
+def line_of(text, start):
+    return next(number for number, line in enumerate(text.splitlines(), 1) if line.startswith(start))
+
+
+def test_all_problems_of_a_file_at_once(run_text):
+    text = GOOD.replace("seed: 7", "seed: seven\nsede: 8").replace("model: mixtral-8x7b\n", "")
+    text = text.replace("overlap: {kind: none}", "overlap: {kind: sometimes}")
+    code, err = run_text(text)
+    assert code == 2
+    assert f"a.yaml:{line_of(text, 'seed')}:7: seed" in err
+    assert f"a.yaml:{line_of(text, 'sede')}:1: sede" in err
+    assert "did you mean 'seed'" in err
+    assert "model" in err
+    assert f"a.yaml:{line_of(text, 'overlap')}" in err
+    assert "shared_expert" in err
+    assert len(err.strip().splitlines()) == 4
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seed: 7", "seed: 7\nseed: 8", "duplicate key"),
+        ("devices: 8", "devices: 12", "devices"),
+        ("tp: 8", "tp: 4", "parallelism.attention_dp"),
+        ("hardware: h100", "hardware: h101", "did you mean"),
+        ("model: mixtral-8x7b", "model: mixtral", "mixtral-8x7b"),
+        ("trace: mixtral-miniature", "trace: deepseek-v3-miniature", "256"),
+        ("trace: mixtral-miniature", "trace: nowhere.safetensors", "nowhere"),
+        ("slots_per_rank: 1", "slots_per_rank: 0", "slots_per_rank"),
+        ("experts: bf16", "experts: nvfp4", "fp4"),
+        ("kind: decode", "kind: encode", "decode"),
+        ("model: mixtral-8x7b", "model: gpt-4-rumoured", "rumour"),
+        ("model: mixtral-8x7b", "model: [", "a.yaml:"),
+    ],
+)
+def test_one_mistake(run_text, old, new, said):
+    assert old in GOOD
+    code, err = run_text(GOOD.replace(old, new))
+    assert code == 2
+    assert err.startswith("a.yaml:")
+    assert said in err
+
+
+def test_a_bare_number_where_a_unit_belongs(moesim, tmp_path):
+    profile = (library.folder("hardware") / "h100.yaml").read_text()
+    assert "bandwidth: 3.35 TB/s" in profile
+    (tmp_path / "mine.yaml").write_text(profile.replace("bandwidth: 3.35 TB/s", "bandwidth: 3.35"))
+    (tmp_path / "a.yaml").write_text(GOOD.replace("hardware: h100", "hardware: mine.yaml"))
+    code, _, err = moesim("run", tmp_path / "a.yaml")
+    assert code == 2
+    assert "mine.yaml:" in err
+    assert "device.hbm.bandwidth: 3.35 has no unit; write one" in err
+
+
+def damaged(tmp_path, damage):
+    """A copy of the shipped Mixtral capture with bytes changed."""
+    data = bytearray(library.find("trace", "mixtral-miniature").read_bytes())
+    damage(data)
+    path = tmp_path / "damaged.safetensors"
+    path.write_bytes(data)
+    return GOOD.replace("trace: mixtral-miniature", f"trace: {path}")
+
+
+def ids_at(data):
+    """Where the first token's ids stand in the file."""
+    trace = open_trace(library.find("trace", "mixtral-miniature"))
+    row = np.ascontiguousarray(trace.ids[:64]).tobytes()
+    return bytes(data).index(row)
+
+
+def test_a_truncated_trace(run_text, tmp_path):
+    def cut(data):
+        del data[-1000:]
+
+    code, err = run_text(damaged(tmp_path, cut))
+    assert code == 2
+    assert "damaged.safetensors" in err
+    assert "truncated" in err or "shorter" in err or "bytes" in err
+
+
+def test_an_expert_that_does_not_exist(run_text, tmp_path):
+    def spoil(data):
+        data[ids_at(data)] = 200
+
+    code, err = run_text(damaged(tmp_path, spoil))
+    assert code == 2
+    assert "200" in err
+
+
+def test_an_expert_chosen_twice(run_text, tmp_path):
+    def spoil(data):
+        at = ids_at(data)
+        data[at + 1] = data[at]
+
+    code, err = run_text(damaged(tmp_path, spoil))
+    assert code == 2
+    assert "twice" in err or "repeat" in err
+
+
+def test_set_wants_a_field_and_a_value(moesim):
+    code, _, err = moesim("run", "quickstart", "--set", "seed")
+    assert code == 2
+    assert "FIELD=VALUE" in err
+    code, _, err = moesim("run", "quickstart", "--set", "workload.contxt=1")
+    assert code == 2
+    assert "did you mean" in err

@@ -1,0 +1,66 @@
+"""The shipped scenarios through the product itself."""
+
+import json
+
+import pytest
+
+from moesim.spec import library
+
+SCENARIOS = library.names("scenario")
+PROMISED = {
+    "schema_version", "scenario", "scenario_hash", "seed", "step_time_s", "tpot_s", "tokens_per_s_per_device",
+    "lower_bound_s", "upper_bound_s", "breakdown_s", "exposed_communication_s", "hbm_bytes",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_scenario_runs_between_its_bounds(moesim_json, scenario):
+    metrics = moesim_json("run", scenario)
+    assert metrics.keys() >= PROMISED
+    assert 0 < metrics["lower_bound_s"] <= metrics["step_time_s"] <= metrics["upper_bound_s"]
+    assert metrics["step_time_low_s"] < metrics["step_time_s"] < metrics["step_time_high_s"]
+    assert metrics["hbm_bytes"] <= metrics["hbm"]["capacity"]
+    assert metrics["exposed_communication_s"] < metrics["step_time_s"]
+    # What the average rank does, waiting included, fills at least the part of the step that nothing hides.
+    assert sum(metrics["breakdown_s"].values()) >= 0.9 * metrics["step_time_s"]
+
+
+def test_same_scenario_same_bytes(moesim):
+    first, second = moesim("run", "quickstart", "--json"), moesim("run", "quickstart", "--json")
+    assert first == second
+    other = json.loads(moesim("run", "quickstart", "--json", "--set", "seed=8")[1])
+    assert other["step_time_s"] != json.loads(first[1])["step_time_s"]
+    assert other["scenario_hash"] != json.loads(first[1])["scenario_hash"]
+
+
+def test_replicas_flatten_the_hottest_rank(moesim_json):
+    replicated = moesim_json("run", "quickstart")
+    contiguous = moesim_json("run", "quickstart", "--set", "placement={kind: contiguous, slots_per_rank: 4}")
+    assert replicated["hottest_rank"]["per_layer_over_mean"] < contiguous["hottest_rank"]["per_layer_over_mean"]
+
+
+def test_shared_expert_hides_under_dispatch(moesim_json):
+    hidden = moesim_json("run", "quickstart")
+    serial = moesim_json("run", "quickstart", "--set", "overlap={kind: none}")
+    assert hidden["step_time_s"] < serial["step_time_s"]
+
+
+def test_a_report_holds_pictures_and_the_whole_timeline(moesim, tmp_path):
+    code, _, err = moesim("run", "mixtral-8x7b-h100", "--out", tmp_path / "out")
+    assert code == 0
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {"timeline.png", "breakdown.png", "expert_load.png", "timeline.json", "metrics.json"}
+    assert all(str(tmp_path / "out" / name) in err for name in names)
+    events = json.loads((tmp_path / "out" / "timeline.json").read_text())["traceEvents"]
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    complete = [event for event in events if event["ph"] == "X"]
+    assert {event["pid"] for event in complete} == set(range(8))
+    assert max(event["ts"] + event["dur"] for event in complete) / 1e6 == pytest.approx(metrics["step_time_s"])
+
+
+def test_a_step_that_does_not_fit_says_by_how_many_bytes(moesim):
+    code, out, err = moesim("run", "mixtral-8x7b-h100", "--set", "workload.sequences_per_rank=100000")
+    assert code == 3
+    assert out == ""
+    assert "bytes too many" in err
+    assert "kv_cache" in err
