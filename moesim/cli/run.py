@@ -71,8 +71,8 @@ def _print_hot_spots(metrics: dict) -> None:
         )
     if expert := metrics["hottest_expert"]:
         say(
-            f"hottest expert {expert['expert']} of MoE layer {expert['moe_layer']} gets {expert['over_mean']:.1f} × the "
-            f"mean; {expert['per_layer_over_mean']:.1f} × in the mean layer"
+            f"hottest expert {expert['expert']} of MoE layer {expert['moe_layer']} gets {expert['over_mean']:.1f} × "
+            f"the mean; {expert['per_layer_over_mean']:.1f} × in the mean layer"
         )
     if link := metrics["hottest_link"]:
         say(f"hottest link  {link['from']} → {link['to']}, {link['utilisation']:.0%} busy over the step")

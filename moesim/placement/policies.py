@@ -1,7 +1,7 @@
 """Placement policies: from expert loads to slots. Each takes loads [layer, expert] and hands on a `Placement`.
 
-A policy is a function in `POLICIES`. moesim hands in the positional arguments; the keyword-only ones are the keys that a
-scenario sets under ``placement:``.
+A policy is a function in `POLICIES`. moesim hands in the positional arguments; the keyword-only ones are the keys that
+a scenario sets under ``placement:``.
 """
 
 from __future__ import annotations
@@ -82,6 +82,5 @@ def _tile(name: str, load: np.ndarray, slots: np.ndarray) -> Placement:
 
 def _check_room(experts: int, ranks: int, slots_per_rank: int) -> None:
     if ranks * slots_per_rank < experts:
-        raise ValueError(
-            f"{experts} experts on {ranks} ranks need at least {-(-experts // ranks)} slots a rank, not {slots_per_rank}"
-        )
+        least = -(-experts // ranks)
+        raise ValueError(f"{experts} experts on {ranks} ranks need at least {least} slots on each, not {slots_per_rank}")

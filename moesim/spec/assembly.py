@@ -176,7 +176,7 @@ def _precision(scenario: Scenario, hardware: Hardware) -> PrecisionPolicy:
     policy = PrecisionPolicy(**{kind: PRECISIONS[name] for kind, name in names.items()})
     problems = [
         Problem(
-            f"{weights.name} × {operand.name} computes at {matmul_peak(weights, operand)}, which {hardware.name} lacks; "
+            f"{weights.name} × {operand.name} runs at {matmul_peak(weights, operand)}, which {hardware.name} lacks; "
             f"it has {', '.join(sorted(hardware.device.peak))}",
             f"precision.{field}",
         )
@@ -206,7 +206,7 @@ def _check_split(model: MoEModel, parallelism: Parallelism) -> None:
 
     problems = {}
     for layer in dict.fromkeys(model.layers):
-        for field, split in (
+        for field, divide in (
             ("parallelism.tp", lambda layer=layer: shapes.attention_projections(layer, model.hidden, parallelism.tp)),
             ("parallelism.tp", lambda layer=layer: shapes.dense_ffn(layer, model.hidden, parallelism.tp)),
             (
@@ -215,7 +215,7 @@ def _check_split(model: MoEModel, parallelism: Parallelism) -> None:
             ),
         ):
             try:
-                split()
+                divide()
             except ValueError as error:
                 problems[f"{field}: {error}"] = Problem(f"{error}; choose a degree that divides them", field)
     if problems:

@@ -1,8 +1,8 @@
 """Plugin points in YAML: a dict of functions becomes a choice of ``kind:`` with that function's own keys.
 
 moesim hands in a plugin's positional arguments; its keyword-only arguments are the keys that a file may set, with the
-annotation as their type, the default as theirs, and the first line of the docstring as the help text. Adding a function to
-such a dict is therefore all it takes to add a kind: the schema, the errors and the editor's completion follow.
+annotation as their type, the default as theirs, and the first line of the docstring as the help text. Adding a function
+to such a dict is therefore all it takes to add a kind: the schema, the errors and the editor's completion follow.
 """
 
 from __future__ import annotations

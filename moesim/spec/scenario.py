@@ -24,7 +24,7 @@ class Cluster(Spec):
 
     hardware: str
     devices: Count
-    options: dict[str, object] = {}
+    options: dict[str, object] = Field(default_factory=dict)
 
 
 class Parallelism(Spec):

@@ -1,4 +1,4 @@
-"""One inference step: attention → router → dispatch → experts ∥ shared expert → combine, layer by layer, as a program."""
+"""One inference step as a program: attention, router, dispatch, experts, shared expert, combine; layer by layer."""
 
 from __future__ import annotations
 
