@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,8 @@ def from_hf_config(path: str | Path) -> MoEModel:
     """
     file = Path(path) / "config.json" if Path(path).is_dir() else Path(path)
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        data = json.loads(text)
     except OSError as error:
         raise InvalidInput(Problem(f"cannot be read: {error.strerror}", file=str(file))) from None
     except UnicodeDecodeError as error:
@@ -28,16 +30,20 @@ def from_hf_config(path: str | Path) -> MoEModel:
         raise InvalidInput(Problem(error.msg, file=str(file), line=error.lineno, column=error.colno)) from None
     if not isinstance(data, dict):
         raise InvalidInput(Problem("write a mapping of keys and values here", file=str(file), line=1, column=1))
-    return from_hf_dict(data, str(file), name=file.parent.name if file.name == "config.json" else file.stem)
+    name = file.resolve().parent.name if file.name == "config.json" else file.stem
+    try:
+        return from_hf_dict(data, str(file), name)
+    except InvalidInput as error:
+        raise InvalidInput(_at_line(problem, text) for problem in error.problems) from None
 
 
 def from_hf_dict(data: dict, file: str = "config.json", name: str = "model") -> MoEModel:
     """`from_hf_config` for a configuration that is already in memory, e.g. ``config.to_dict()`` of transformers."""
     inner = data.get("text_config")
-    text = inner if isinstance(inner, dict) and data.get("model_type") not in FAMILIES else data
+    text = inner if isinstance(inner, dict) and "num_hidden_layers" not in data else data
     config = Config(file, text)
     family = text.get("model_type")
-    if family not in FAMILIES:
+    if not isinstance(family, str) or family not in FAMILIES:
         raise InvalidInput(
             Problem(
                 f"{family!r} is not an architecture that moesim reads; it reads {', '.join(sorted(FAMILIES))}. "
@@ -47,15 +53,37 @@ def from_hf_dict(data: dict, file: str = "config.json", name: str = "model") -> 
             )
         )
     model = FAMILIES[family](config)
-    weights, experts = _native(config, data.get("quantization_config") or text.get("quantization_config") or {})
+    _check_geometry(config, model)
+    quantisation = Config(file, data).get("quantization_config", {}) or config.get("quantization_config", {})
+    weights, experts = _native(config, quantisation)
     if config.problems:
         raise InvalidInput(config.problems)
     return replace(model, name=name, title=name, native=weights, native_experts=experts)
 
 
-# torch and transformers call their 16-bit formats apart; size and peak are the same.
+def _check_geometry(config: Config, model: MoEModel) -> None:
+    for experts in {layer.experts for layer in model.layers if layer.experts is not None}:
+        if experts.top_k > experts.routed:
+            config.wrong("num_experts_per_tok", f"{experts.top_k} of {experts.routed} experts cannot be chosen")
+        if experts.routed % experts.groups or not 1 <= experts.kept_groups <= experts.groups:
+            config.wrong(
+                "n_group", f"{experts.groups} groups, {experts.kept_groups} kept: not of {experts.routed} experts"
+            )
+    for attention in {layer.attention for layer in model.layers}:
+        if attention.kind == "gqa" and attention.heads % attention.kv_heads:
+            config.wrong("num_key_value_heads", f"{attention.kv_heads} must divide the {attention.heads} heads")
+
+
+def _at_line(problem: Problem, text: str) -> Problem:
+    """The problem with the place of its key; a missing key is placed at the beginning."""
+    key = re.search(rf'"{re.escape(problem.field)}"\s*:', text) if problem.field else None
+    before = text[: key.start()] if key else ""
+    return replace(problem, line=before.count("\n") + 1, column=len(before) - before.rfind("\n"))
+
+
+# FP16 has the size and the peak of BF16, in which a file that names no format is taken to be released.
 _DTYPES = {"bfloat16": "bf16", "float16": "bf16", "float32": "fp32"}
-_QUANTISED = {"fp8": ("fp8_block", ""), "mxfp4": ("bf16", "mxfp4")}
+_QUANTISED = {"fp8": ("fp8_block", ""), "mxfp4": ("bf16", "mxfp4"), "awq": ("int4", ""), "gptq": ("int4", "")}
 
 
 def _native(config: Config, quantisation: dict) -> tuple[str, str]:
@@ -63,4 +91,4 @@ def _native(config: Config, quantisation: dict) -> tuple[str, str]:
     method = quantisation.get("quant_method")
     if method in _QUANTISED:
         return _QUANTISED[method]
-    return _DTYPES.get(str(config.get("dtype", config.get("torch_dtype", "bfloat16"))), "bf16"), ""
+    return _DTYPES.get(config.get("dtype", config.get("torch_dtype", "bfloat16")), "bf16"), ""

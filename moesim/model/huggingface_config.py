@@ -6,6 +6,16 @@ from dataclasses import dataclass, field
 
 from moesim.errors import Problem
 
+# Python type of a default -> types that the file may hold, and their name.
+_JSON = {
+    int: (int, "a whole number, at least 0"),
+    bool: (bool, "true or false"),
+    float: ((int, float), "a number"),
+    tuple: (list, "a list"),
+    dict: (dict, "a mapping"),
+    str: (str, "text"),
+}
+
 
 @dataclass(slots=True)
 class Config:
@@ -19,36 +29,40 @@ class Config:
         """A positive whole number under the first of these names that the file has."""
         name = next((name for name in names if self.data.get(name) is not None), None)
         if name is None:
-            self._wrong(names[0], f"missing; model_type {self.data['model_type']} needs it")
+            self.wrong(names[0], f"missing; model_type {self.data['model_type']} needs it")
             return 1
         value = self.data[name]
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            self._wrong(name, f"write a whole number above zero, not {value!r}")
+            self.wrong(name, f"write a whole number above zero, not {value!r}")
             return 1
         return value
+
+    def count(self, name: str, otherwise: int) -> int:
+        """A positive whole number whose absence (or null) means `otherwise` in the configuration class."""
+        return otherwise if self.data.get(name) is None else self.need(name)
 
     def get(self, name: str, otherwise: object = None) -> object:
         """A field whose absence (or null) means `otherwise` in the configuration class, and which has its type."""
         value = self.data.get(name)
         if value is None or otherwise is None:
             return otherwise if value is None else value
-        kinds = {int: int, bool: bool, float: (int, float), tuple: list}[type(otherwise)]
-        if not isinstance(value, kinds) or (isinstance(value, bool) and kinds is not bool):
-            words = {int: "a whole number", bool: "true or false", float: "a number", tuple: "a list"}
-            self._wrong(name, f"write {words[type(otherwise)]}, not {value!r}")
+        kinds, words = _JSON[type(otherwise)]
+        fits = isinstance(value, kinds) and isinstance(value, bool) == isinstance(otherwise, bool)
+        if not fits or (isinstance(value, int) and value < 0):
+            self.wrong(name, f"write {words}, not {value!r}")
             return otherwise
         return value
 
     def part(self, name: str) -> Config:
         """A mapping inside the file, which shares the list of problems."""
-        return Config(
-            self.file, {"model_type": f"{self.data['model_type']} ({name})", **self.get(name, {})}, self.problems
-        )
+        inside = self.get(name, {})
+        return Config(self.file, {**inside, "model_type": f"{self.data['model_type']} ({name})"}, self.problems)
 
     def unsupported(self, name: str) -> None:
         """Refuse a feature that would change the shapes."""
         if self.get(name):
-            self._wrong(name, f"{self.data[name]!r} changes the shapes in a way moesim does not know")
+            self.wrong(name, f"{self.data[name]!r} changes the shapes in a way moesim does not know")
 
-    def _wrong(self, name: str, message: str) -> None:
+    def wrong(self, name: str, message: str) -> None:
+        """Remember a problem of one field."""
         self.problems.append(Problem(message, name, self.file))

@@ -41,8 +41,8 @@ def _model(
 
 def _gqa(config: Config, **features: object) -> Attention:
     heads = config.need("num_attention_heads")
-    head_dim = config.need("head_dim") if config.get("head_dim") else config.need("hidden_size") // heads
-    return Attention("gqa", heads, config.get("num_key_value_heads", heads), head_dim, **features)
+    head_dim = config.count("head_dim", max(1, config.need("hidden_size") // heads))
+    return Attention("gqa", heads, config.count("num_key_value_heads", heads), head_dim, **features)
 
 
 def _biases(config: Config, default: bool = False) -> dict[str, bool]:
@@ -56,9 +56,12 @@ def _every_layer(config: Config) -> tuple[int, ...]:
 
 def _by_type(config: Config, full: Attention, other: Attention, full_every: int) -> tuple[Attention, ...]:
     """Attention of each layer by ``layer_types``, or by the interval that the class falls back on."""
-    kinds = config.get("layer_types")
-    if kinds is None:
-        return alternate(config.need("num_hidden_layers"), full, other, full_every)
+    layers = config.need("num_hidden_layers")
+    kinds = config.get("layer_types", ())
+    if not kinds:
+        return alternate(layers, full, other, full_every)
+    if len(kinds) != layers:
+        config.wrong("layer_types", f"lists {len(kinds)} layers, but num_hidden_layers is {layers}")
     return tuple(full if kind == "full_attention" else other for kind in kinds)
 
 
@@ -108,6 +111,17 @@ def _minimax_m2(config: Config) -> MoEModel:
     return _mixtral(config, _gqa(config, qk_norm="full"), ends, score="sigmoid", correction_bias=True)
 
 
+def _minimax(config: Config) -> MoEModel:
+    """MiniMax-M2 also names itself so; its forerunners, MiniMax-Text-01 and M1, have lightning attention."""
+    kinds = set(config.get("attn_type_list", ())) | set(config.get("layer_types", ()))
+    if not kinds <= {1, "full_attention"} or not kinds:
+        config.wrong(
+            "attn_type_list" if "attn_type_list" in config.data else "layer_types",
+            "has lightning attention, which moesim does not know",
+        )
+    return _minimax_m2(config)
+
+
 def _qwen_moe(config: Config, attentions: tuple[Attention, ...] | Attention, shared: bool, **gating) -> MoEModel:
     """Qwen's layers: experts in the last of every ``decoder_sparse_step`` layers, ``mlp_only_layers`` excepted."""
     experts = Experts(
@@ -119,7 +133,7 @@ def _qwen_moe(config: Config, attentions: tuple[Attention, ...] | Attention, sha
         **gating,
     )
     layers = config.need("num_hidden_layers")
-    sparse = moe_layers(layers, every=config.get("decoder_sparse_step", 1))
+    sparse = moe_layers(layers, every=config.count("decoder_sparse_step", 1))
     sparse = tuple(index for index in sparse if index not in config.get("mlp_only_layers", ()))
     dense = config.need("intermediate_size") if len(sparse) < layers else 0
     return _model(config, attentions, FeedForward(dense, experts=experts), sparse)
@@ -149,7 +163,7 @@ def _qwen3_next(config: Config) -> MoEModel:
         v_head_dim=config.need("linear_value_head_dim"),
         conv_kernel=config.need("linear_conv_kernel_dim"),
     )
-    attentions = _by_type(config, full, delta, config.get("full_attention_interval", 4))
+    attentions = _by_type(config, full, delta, config.count("full_attention_interval", 4))
     return _qwen_moe(config, attentions, shared=True, normalise_top_k=bool(config.get("norm_topk_prob", True)))
 
 
@@ -217,7 +231,7 @@ def _llama4(config: Config) -> MoEModel:
     ):  # 1 = rotary, which attends in chunks
         attentions = tuple(chunked if flag else full for flag in rotary)
     else:
-        attentions = _by_type(config, full, chunked, config.get("no_rope_layer_interval", 4))
+        attentions = _by_type(config, full, chunked, config.count("no_rope_layer_interval", 4))
     width = config.need("intermediate_size")
     experts = Experts(
         config.need("num_local_experts", "num_experts"),
@@ -228,7 +242,7 @@ def _llama4(config: Config) -> MoEModel:
         normalise_top_k=False,
     )
     layers = config.need("num_hidden_layers")
-    sparse = config.get("moe_layers") or moe_layers(layers, every=config.get("interleave_moe_layer_step", 1))
+    sparse = config.get("moe_layers") or moe_layers(layers, every=config.count("interleave_moe_layer_step", 1))
     dense = config.need("intermediate_size_mlp") if len(sparse) < layers else 0
     return _model(config, attentions, FeedForward(dense, experts=experts), tuple(sparse))
 
@@ -269,6 +283,7 @@ FAMILIES: dict[str, Callable[[Config], MoEModel]] = {
     "phimoe": _phimoe,
     "olmoe": _olmoe,
     "gpt_oss": _gpt_oss,
+    "minimax": _minimax,
     "minimax_m2": _minimax_m2,
     "qwen2_moe": _qwen2_moe,
     "qwen3_moe": _qwen3_moe,

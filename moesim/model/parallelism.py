@@ -1,8 +1,8 @@
 """How a job is cut over its ranks: degrees, and which rank has which part.
 
 Rank order, as engines number them: tensor parallelism runs fastest, then attention data parallelism, so that rank
-``r`` has tensor-parallel part ``r mod tp`` of attention replica ``r div tp``; for the experts, expert tensor parallelism
-runs fastest, then expert parallelism: rank ``r`` has part ``r mod expert_tp`` of expert group ``r div expert_tp``.
+``r`` has tensor-parallel part ``r mod tp`` of attention replica ``r div tp``; for the experts, expert tensor
+parallelism runs fastest, then expert parallelism: rank ``r`` has part ``r mod expert_tp`` of expert group ``r div expert_tp``.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from moesim.errors import InvalidInput, Problem
 class Parallelism:
     """Degrees of one job on `devices` ranks.
 
-    attention_dp: replicas of attention, each with its own sequences. tp: ranks that split attention, dense FFNs and head.
-    ep: groups that the experts are spread over. expert_tp: ranks that split each expert.
+    attention_dp: replicas of attention, each with its own sequences. tp: ranks that split attention, dense FFNs and the
+    head. ep: groups that the experts are spread over. expert_tp: ranks that split each expert.
     Raises InvalidInput naming every degree to change unless attention_dp · tp == ep · expert_tp == devices.
     """
 

@@ -124,7 +124,10 @@ class ModelFile(ModelHead):
             wrong.append(("moe_layers", f"there is no layer {bad[0]}; layers count from 0 to {self._depth() - 1}"))
         if self.moe_layers is not None and (self.first_dense or self.moe_every > 1):
             wrong.append(("moe_layers", "lists the layers already; drop first_dense and moe_every"))
-        if len(indices) < self._depth() and not self.dense_ffn:
+        if not indices:
+            key = next((k for k in ("moe_layers", "first_dense", "moe_every") if k in self.model_fields_set), "experts")
+            wrong.append((key, f"leaves none of the {self._depth()} layers for the experts"))
+        elif len(indices) < self._depth() and not self.dense_ffn:
             wrong.append(("dense_ffn", f"missing; only {len(indices)} of {self._depth()} layers have experts"))
         return wrong
 
@@ -134,7 +137,9 @@ class ModelFile(ModelHead):
     def _with_experts(self) -> tuple[int, ...]:
         if self.experts is None:
             return ()
-        return self.moe_layers or moe_layers(self._depth(), self.first_dense, self.moe_every)
+        if self.moe_layers is not None:
+            return self.moe_layers
+        return moe_layers(self._depth(), self.first_dense, self.moe_every)
 
     def _attentions(self) -> tuple[Attention, ...]:
         attention = self.attention.value()

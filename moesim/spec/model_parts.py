@@ -168,8 +168,10 @@ class ExpertsFile(Spec):
             wrong.append(("top_k", f"{self.top_k} of {self.routed} experts cannot be chosen"))
         if self.routed % self.groups:
             wrong.append(("groups", f"{self.groups} must divide the {self.routed} routed experts"))
-        elif self.kept_groups > self.groups or self.kept_groups * self.routed // self.groups < self.top_k:
-            wrong.append(("kept_groups", f"must lie between what top_k {self.top_k} needs and groups {self.groups}"))
+        elif self.kept_groups > self.groups:
+            wrong.append(("kept_groups", f"{self.kept_groups} of {self.groups} groups cannot be kept"))
+        elif not wrong and self.kept_groups * self.routed // self.groups < self.top_k:
+            wrong.append(("kept_groups", f"too few groups to choose top_k {self.top_k} from"))
         if wrong:
             raise Wrong(*wrong)
         return self
