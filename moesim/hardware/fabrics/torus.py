@@ -49,9 +49,9 @@ def torus(
     that shape. ties: opposite nodes of an even ring are reached ``split`` both ways or ``one_way`` (the positive one).
 
     Routing is ``dimension_order`` (``shortest`` for one chip); its options are ``shape``, ``wrap`` (a bool an axis),
-    ``ties`` and ``slices``. Rank r stands in slice ``r // prod(shape)`` at ``np.unravel_index(r % prod(shape), shape)``:
-    the last axis runs fastest. Slices are joined at the switch ``dcn`` if the profile has a nic; traffic between them
-    leaves by the chip's nic.
+    ``ties`` and ``slices``. With ``chips = prod(shape)``, rank r stands in slice ``r // chips`` at
+    ``np.unravel_index(r % chips, shape)``: the last axis runs fastest. Slices are joined at the switch ``dcn`` if the
+    profile has a nic; traffic between them leaves by the chip's nic.
     """
     offered = sorted(set(_offered(tuple(pod), shapes, cube, largest_slice)), key=lambda s: (prod(s), _stretch(s), s))
     chosen = _choose(hardware, devices, tuple(shape) if shape else None, slices, offered, prod(pod))
