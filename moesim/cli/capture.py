@@ -7,10 +7,72 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.output import Progress, note, print_json, print_table, say
+from moesim.errors import InvalidInput
+
 
 def capture(
-    model: Annotated[str | None, typer.Option("--model", help="Model whose router geometry a miniature gets.")] = None,
+    miniature: Annotated[str | None, typer.Option("--miniature", help="Train this miniature and capture it.")] = None,
+    transformers: Annotated[
+        str | None, typer.Option("--transformers", metavar="CONFIG_OR_PATH", help="Hook a transformers MoE model.")
+    ] = None,
+    text: Annotated[Path | None, typer.Option("--text", help="Text that the transformers model reads.")] = None,
+    shipped: Annotated[
+        Path | None, typer.Option("--shipped", metavar="DIR", help="Remake all shipped captures into a folder.")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Trace to write.")] = Path("trace.safetensors"),
+    seed: Annotated[int, typer.Option("--seed", help="Seed of weights and batches.")] = 0,
+    tokens: Annotated[int | None, typer.Option("--tokens", help="Most tokens to capture (transformers).")] = None,
+    list_routers: Annotated[
+        bool, typer.Option("--list-routers", help="List the routers of the reference model.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Capture a router trace from a real forward pass (needs the extra ``lab``)."""
-    raise NotImplementedError
+    if list_routers:
+        _list_routers(json)
+        return
+    chosen = [
+        name
+        for name, value in (("--miniature", miniature), ("--transformers", transformers), ("--shipped", shipped))
+        if value
+    ]
+    if len(chosen) != 1:
+        raise InvalidInput(
+            "say what to capture: one of --miniature NAME, --transformers CONFIG --text FILE, --shipped DIR"
+        )
+    if transformers and text is None:
+        raise InvalidInput("--transformers needs --text FILE, which the model reads")
+    _need_torch()
+    progress = Progress()
+    if transformers:
+        from moesim.lab.transformers_capture import capture_transformers
+
+        written = [capture_transformers(transformers, text, out, max_tokens=tokens, rng_seed=seed, progress=progress)]
+    elif miniature:
+        from moesim.lab.miniatures import capture_miniature
+
+        written = [capture_miniature(miniature, out, rng_seed=seed, progress=progress)]
+    else:
+        from moesim.lab.miniatures import remake_shipped
+
+        written = remake_shipped(shipped, progress=progress)
+    for path in written:
+        note(f"wrote {path}")
+
+
+def _need_torch() -> None:
+    from importlib.util import find_spec
+
+    if find_spec("torch") is None:
+        raise InvalidInput("captures need PyTorch; install the extra: pip install torch==2.13.0 'moesim[lab]'")
+
+
+def _list_routers(json: bool) -> None:
+    from moesim.routing.router_names import ROUTER_NAMES
+
+    if json:
+        print_json({"routers": [{"name": name, "summary": text} for name, text in ROUTER_NAMES.items()]})
+        return
+    say("Routers of the reference model (moesim capture, moesim compare-routers):")
+    print_table(ROUTER_NAMES.items())

@@ -45,8 +45,8 @@ class Progress:
     def __init__(self) -> None:
         self._shown = sys.stderr.isatty()
 
-    def __call__(self, done: int, total: int, text: str = "") -> None:
-        """Report `done` of `total`."""
+    def __call__(self, text: str, done: int, total: int) -> None:
+        """Report that `done` of `total` parts of what `text` names are finished."""
         if self._shown:
             sys.stderr.write(f"\r{text} {done}/{total}\x1b[K" + ("\n" if done >= total else ""))
             sys.stderr.flush()

@@ -33,13 +33,13 @@ TWIN = "-dense-twin"
 
 
 class ModelHead(Spec):
-    """What every model file begins with."""
+    """What every model file begins with. The catalogue states sources and published figures; one's own model need not."""
 
     title: str
-    source: str
+    source: str = ""
     note: str = ""
     unverified: tuple[str, ...] = ()
-    published: Published
+    published: Published | None = None
 
 
 class RumouredModel(ModelHead):

@@ -1,0 +1,55 @@
+import numpy as np
+import pytest
+
+from moesim.routing.trace import RouterTrace, write_trace
+from moesim.spec.assembly import assemble
+from moesim.spec.loading import parse
+
+MODEL = """
+title: Tiny
+hidden: 64
+vocab: 1000
+layers: 4
+first_dense: 1
+context: 4096
+native: bf16
+attention: {kind: gqa, heads: 8, kv_heads: 4, head_dim: 16}
+dense_ffn: 256
+experts: {routed: 16, top_k: 2, ffn: 32, shared_ffn: 32, score: softmax}
+"""
+
+SCENARIO = """
+model: tiny.yaml
+cluster: {{hardware: h100, devices: {devices}}}
+parallelism: {{attention_dp: {dp}, tp: {tp}, ep: {ep}, expert_tp: {expert_tp}}}
+precision: {{experts: bf16, dense: bf16, dispatch: fp8, combine: bf16, kv: bf16}}
+workload: {workload}
+routing: {{kind: trace, trace: tiny.safetensors}}
+placement: {{kind: {placement}, slots_per_rank: {slots}}}
+overlap: {{kind: shared_expert}}
+network: {{all_to_all: {kernel}}}
+"""
+
+
+@pytest.fixture
+def scenario(tmp_path):
+    """Assemble a scenario of a tiny model (3 MoE layers, 16 experts top-2) on H100s."""
+    rng = np.random.default_rng(0)
+    ids = np.argsort(rng.random((2048, 3, 16)) - np.linspace(0, 0.5, 16), axis=2)[:, :, :2].astype(np.uint8)
+    trace = RouterTrace(
+        name="tiny", ids=ids, offsets=np.arange(0, 2049, 64), experts=16, source="a test", synthetic=True
+    )
+    write_trace(tmp_path / "tiny.safetensors", trace)
+    (tmp_path / "tiny.yaml").write_text(MODEL)
+
+    def build(
+        devices=8, dp=8, tp=1, ep=8, expert_tp=1, slots=2, placement="contiguous", kernel="nccl",
+        workload="{kind: decode, sequences_per_rank: 16, context: 100}",
+    ):  # fmt: skip
+        text = SCENARIO.format(
+            devices=devices, dp=dp, tp=tp, ep=ep, expert_tp=expert_tp, slots=slots, placement=placement,
+            kernel=kernel, workload=workload,
+        )  # fmt: skip
+        return assemble(parse(text, str(tmp_path / "a.yaml")))
+
+    return build

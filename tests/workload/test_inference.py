@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+
+from moesim.workload.inference import inference_step
+from moesim.workload.overlap import OVERLAPS
+
+
+def step_of(assembly, overlap="shared_expert"):
+    return inference_step(assembly.deployment, assembly.batch, assembly.routes, OVERLAPS[overlap])
+
+
+def kinds_of(step, layer):
+    return [op.kind for op in step.program.ops if op.layer == layer]
+
+
+def test_operations_of_a_layer_in_order(scenario):
+    step = step_of(scenario())
+    attention = ["norm", "projections", "attention", "projections"]
+    assert kinds_of(step, 0) == [*attention, "dense_ffn"]
+    assert kinds_of(step, 1) == [*attention, "router", "dispatch", "shared_expert", "experts", "combine"]
+    assert [op.kind for op in step.program.ops][-1] == "head"
+    serial = step_of(scenario(), "none")
+    assert kinds_of(serial, 1) == [*attention, "shared_expert", "router", "dispatch", "experts", "combine"]
+
+
+def test_every_chosen_expert_is_computed_once(scenario):
+    assembly = scenario(placement="replicate_hot", slots=3)
+    step = step_of(assembly)
+    for layer, traffic in enumerate(step.traffic):
+        assert traffic.tokens.sum() == 8 * 16 * 2
+        chosen = np.bincount(assembly.routes.ids[layer].ravel(), minlength=16)
+        held = np.zeros(16, dtype=int)
+        np.add.at(held, assembly.deployment.placement.expert[layer].ravel(), traffic.tokens.ravel())
+        assert (held == chosen).all()
+
+
+def test_dispatch_and_combine_carry_what_routing_asks_for(scenario):
+    assembly = scenario()
+    step = step_of(assembly)
+    ops = [op for op in step.program.ops if op.kind in ("dispatch", "combine")]
+    for traffic, dispatch, combine in zip(step.traffic, ops[::2], ops[1::2], strict=True):
+        away = traffic.copies * ~np.eye(8, dtype=bool)
+        # hidden 64; FP8 out, BF16 back; own experts cost no bytes
+        np.testing.assert_allclose(dispatch.transfer.sent, away.sum(axis=1) * 64)
+        np.testing.assert_allclose(dispatch.transfer.received, away.sum(axis=0) * 64)
+        np.testing.assert_allclose(combine.transfer.sent, away.sum(axis=0) * 64 * 2)
+        np.testing.assert_allclose(combine.transfer.received, away.sum(axis=1) * 64 * 2)
+
+
+def test_tensor_parallel_groups_share_their_tokens_around_the_experts(scenario):
+    step = step_of(scenario(dp=4, tp=2))
+    assert kinds_of(step, 0)[-3:] == ["all_reduce", "dense_ffn", "all_reduce"]
+    moe = kinds_of(step, 1)
+    assert moe[4:] == ["reduce_scatter", "router", "dispatch", "shared_expert", "experts", "combine", "all_gather"]
+    # 16 sequences of a group on two ranks: each dispatches the copies of its own eight
+    assert step.traffic[0].copies.sum(axis=1).tolist() == [16] * 8
+
+
+def test_without_data_parallel_attention_nothing_is_dispatched(scenario):
+    spread = step_of(scenario(dp=1, tp=4, devices=4, ep=4, slots=4))
+    assert kinds_of(spread, 1)[-4:] == ["router", "shared_expert", "experts", "all_reduce"]
+    split = step_of(scenario(dp=1, tp=4, devices=4, ep=1, expert_tp=4, slots=16))
+    on_ranks = [next(op.seconds for op in step.program.ops if op.kind == "experts") for step in (spread, split)]
+    assert np.ptp(on_ranks[0]) > 0  # one rank holds the popular experts
+    assert np.ptp(on_ranks[1]) == 0  # every rank has a quarter of each
+    assert split.traffic[0].tokens.shape == (1, 16)
+
+
+def test_one_device_needs_no_network(scenario):
+    step = step_of(scenario(devices=1, dp=1, ep=1, slots=16))
+    assert all(op.transfer is None for op in step.program.ops)
+
+
+def test_prefill_routes_every_new_token(scenario):
+    assembly = scenario(workload="{kind: prefill, sequences_per_rank: 2, prompt: 32}")
+    step = step_of(assembly)
+    assert step.traffic[0].tokens.sum() == 8 * 2 * 32 * 2
+    assert step.most_received == max(traffic.tokens.sum(axis=1).max() for traffic in step.traffic)
+
+
+def test_costs_keep_their_intervals(scenario):
+    step = step_of(scenario())
+    for work in step.work.values():
+        assert work.low <= work.seconds <= work.high
+    total = sum(op.seconds.max() for op in step.program.ops if op.seconds is not None)
+    assert sum(work.seconds for work in step.work.values()) == pytest.approx(total)
