@@ -53,6 +53,14 @@ class Config:
             return otherwise
         return value
 
+    def per_layer(self, name: str) -> list:
+        """A list with one entry a layer; empty when the file has none."""
+        entries, layers = self.get(name, ()), self.need("num_hidden_layers")
+        if entries and len(entries) != layers:
+            self.wrong(name, f"lists {len(entries)} layers, but num_hidden_layers is {layers}")
+            return []
+        return list(entries)
+
     def part(self, name: str) -> Config:
         """A mapping inside the file, which shares the list of problems."""
         inside = self.get(name, {})

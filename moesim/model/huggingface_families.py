@@ -56,12 +56,9 @@ def _every_layer(config: Config) -> tuple[int, ...]:
 
 def _by_type(config: Config, full: Attention, other: Attention, full_every: int) -> tuple[Attention, ...]:
     """Attention of each layer by ``layer_types``, or by the interval that the class falls back on."""
-    layers = config.need("num_hidden_layers")
-    kinds = config.get("layer_types", ())
+    kinds = config.per_layer("layer_types")
     if not kinds:
-        return alternate(layers, full, other, full_every)
-    if len(kinds) != layers:
-        config.wrong("layer_types", f"lists {len(kinds)} layers, but num_hidden_layers is {layers}")
+        return alternate(config.need("num_hidden_layers"), full, other, full_every)
     return tuple(full if kind == "full_attention" else other for kind in kinds)
 
 
@@ -210,7 +207,7 @@ def _deepseek(config: Config, attention: Attention, biased: bool) -> MoEModel:
     )
     layers = config.need("num_hidden_layers")
     sparse = moe_layers(layers, first_dense=config.get("first_k_dense_replace", 0))
-    if kinds := config.get("mlp_layer_types"):
+    if kinds := config.per_layer("mlp_layer_types"):
         sparse = tuple(index for index, kind in enumerate(kinds) if kind == "sparse")
     dense = config.need("intermediate_size") if len(sparse) < layers else 0
     mtp = config.get("num_nextn_predict_layers", config.get("num_mtp_layers", 0))
@@ -226,12 +223,10 @@ def _glm4_moe(config: Config) -> MoEModel:
 def _llama4(config: Config) -> MoEModel:
     full = _gqa(config, **_biases(config))
     chunked = replace(full, window=config.get("attention_chunk_size", 0))
-    if (rotary := config.get("no_rope_layers")) and not config.get(
-        "layer_types"
-    ):  # 1 = rotary, which attends in chunks
+    attentions = _by_type(config, full, chunked, config.count("no_rope_layer_interval", 4))
+    rotary = config.per_layer("no_rope_layers")  # 1 = rotary, which attends in chunks
+    if rotary and "layer_types" not in config.data:
         attentions = tuple(chunked if flag else full for flag in rotary)
-    else:
-        attentions = _by_type(config, full, chunked, config.count("no_rope_layer_interval", 4))
     width = config.need("intermediate_size")
     experts = Experts(
         config.need("num_local_experts", "num_experts"),
@@ -242,7 +237,9 @@ def _llama4(config: Config) -> MoEModel:
         normalise_top_k=False,
     )
     layers = config.need("num_hidden_layers")
-    sparse = config.get("moe_layers") or moe_layers(layers, every=config.count("interleave_moe_layer_step", 1))
+    sparse = config.get("moe_layers", ()) or moe_layers(layers, every=config.count("interleave_moe_layer_step", 1))
+    if any(index not in range(layers) for index in sparse):
+        config.wrong("moe_layers", f"lists a layer that is not one of 0 to {layers - 1}")
     dense = config.need("intermediate_size_mlp") if len(sparse) < layers else 0
     return _model(config, attentions, FeedForward(dense, experts=experts), tuple(sparse))
 

@@ -2,7 +2,8 @@
 
 Rank order, as engines number them: tensor parallelism runs fastest, then attention data parallelism, so that rank
 ``r`` has tensor-parallel part ``r mod tp`` of attention replica ``r div tp``; for the experts, expert tensor
-parallelism runs fastest, then expert parallelism: rank ``r`` has part ``r mod expert_tp`` of expert group ``r div expert_tp``.
+parallelism runs fastest, then expert parallelism: rank ``r`` has part ``r mod expert_tp`` of expert group
+``r div expert_tp``.
 """
 
 from __future__ import annotations
