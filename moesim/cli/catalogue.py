@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.output import note, print_json, print_table, say
+from moesim.cli.output import note, print_json, print_table, records, say
+from moesim.errors import InvalidInput
 
 
 def models(
@@ -19,9 +20,7 @@ def models(
 
     table = models_table(names or None)
     if json:
-        import json as encoder
-
-        print_json({"models": encoder.loads(table.reset_index().to_json(orient="records"))})
+        print_json({"models": records(table.reset_index())})
         return
     header = (
         "model",
@@ -72,10 +71,69 @@ def _percent(value: float | None) -> str:
 
 
 def profiles(
-    name: Annotated[str | None, typer.Argument(help="Show one profile; without, list all.")] = None,
+    name: Annotated[str | None, typer.Argument(help="Show one profile, by name or file; without, list all.")] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the topology graph into this PNG.")] = None,
     devices: Annotated[int | None, typer.Option("--devices", help="Size of the drawn cluster.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List hardware profiles, show one, or draw its topology."""
-    raise NotImplementedError
+    from moesim.study.catalogue_profiles import profile_sheet, profiles_table
+
+    if name is None and (plot or devices):
+        raise InvalidInput("name the profile to draw, e.g. moesim profiles gb200_nvl72 --plot topology.png")
+    table = profiles_table() if name is None else profile_sheet(name)
+    if json:
+        print_json({"profiles" if name is None else "figures": records(table if name else table.reset_index())})
+    elif name is None:
+        _print_profiles(table)
+    else:
+        rows = (
+            (row.field, row.value, ("unverified: " if row.unverified else "") + row.source)
+            for row in table.itertuples()
+        )
+        print_table(rows, header=("field", "value", "source"))
+    if plot is not None:
+        _draw(name, devices, plot)
+
+
+def _print_profiles(table) -> None:
+    from moesim.units import format_bytes
+
+    def rate(value: float) -> str:
+        return "" if value != value else f"{format_bytes(value)}/s"
+
+    def peak(value: float) -> str:
+        return "" if value != value else f"{value / 1e12:,.0f}"
+
+    header = ("profile", "BF16", "FP8", "FP4", "HBM", "", "cores", "scale-up", "of", "NIC", "W", "USD/h", "calibration")
+    rows = (
+        (
+            row.profile,
+            *(peak(getattr(row, f"{name}_flops_per_s")) for name in ("bf16", "fp8", "fp4")),
+            format_bytes(row.hbm_bytes),
+            rate(row.hbm_bytes_per_s),
+            row.cores,
+            rate(row.scale_up_bytes_per_s),
+            row.scale_up_devices,
+            rate(row.nic_bytes_per_s),
+            "" if row.watts != row.watts else f"{row.watts:.0f}",
+            "" if row.usd_per_hour != row.usd_per_hour else f"{row.usd_per_hour:.2f}",
+            row.calibration,
+        )
+        for row in table.reset_index().itertuples()
+    )
+    print_table(rows, header, right=range(1, 12))
+    say()
+    say("Peaks in dense TFLOP/s; link rates one way. `moesim profiles NAME` shows every figure with its source.")
+
+
+def _draw(name: str, devices: int | None, path: Path) -> None:
+    from moesim.hardware.fabrics import build_cluster
+    from moesim.report.topology_figure import draw_topology
+    from moesim.spec.profile import load_profile
+    from moesim.study.catalogue_profiles import drawn_devices
+
+    hardware = load_profile(name)
+    cluster = build_cluster(hardware, devices or drawn_devices(hardware))
+    draw_topology(cluster, path, title=f"{cluster.ranks} × {hardware.title}")
+    note(f"wrote {path}")

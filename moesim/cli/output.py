@@ -24,6 +24,11 @@ def print_json(data: object) -> None:
     typer.echo(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False))
 
 
+def records(table) -> list[dict]:
+    """Rows of a DataFrame as JSON can hold them; NaN becomes null."""
+    return json.loads(table.to_json(orient="records", double_precision=15))
+
+
 def print_table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), right: Iterable[int] = ()) -> None:
     """Aligned columns of text. right: columns to align right. Never wrapped or coloured, so that it can be grepped."""
     rows = [list(map(str, row)) for row in rows]
