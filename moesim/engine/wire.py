@@ -30,6 +30,7 @@ class _Flight:
     times: list[float] = field(default_factory=list)  # ticks at which the speed changed …
     progress: list[float] = field(default_factory=list)  # … and the progress there
     rate: float = 1.0
+    schedule: int = 0  # counts speed changes; only the latest planned departure holds
 
     @property
     def wire_ticks(self) -> float:
@@ -59,11 +60,9 @@ class Wire:
         self._env = env
         self._rates = rates
         self._capacity = capacity
-        self._boarding: dict[
-            int, list[_Flight]
-        ] = {}  # a transfer that runs again may start to gather before it is done
+        self._boarding: dict[int, list[_Flight]] = {}  # a transfer that runs again may gather before it is done
         self._active: list[_Flight] = []
-        self._schedule = 0
+        self._users = np.zeros(capacity.size, dtype=np.int32)  # collectives on each link
 
     def send(self, transfer: Transfer, members: np.ndarray, arrival: np.ndarray) -> simpy.Event:
         """Members (positions in the transfer) arrive at the given ticks.
@@ -97,36 +96,54 @@ class Wire:
         flight.times.append(begin)
         flight.progress.append(0.0)
         if flight.wire_ticks > 0:
+            self._users[flight.transfer.links] += 1
             self._active.append(flight)
-            self._share()
+            self._share(flight)
         else:
             flight.times.append(begin)
             flight.progress.append(1.0)
             flight.done.succeed(flight.finish())
 
-    def _share(self) -> None:
-        """The set on the wire changed: settle everybody's progress, set new rates, wait for the next to leave."""
-        now = self._env.now
-        for flight in self._active:
-            if flight.times[-1] < now:
-                flight.settle(now)
-        if not self._active:
-            return
-        alone = len(self._active) == 1
-        rates = (1.0,) if alone else self._rates([flight.transfer for flight in self._active], self._capacity)
-        for flight, rate in zip(self._active, rates, strict=True):
-            flight.rate = float(rate)
-        self._schedule += 1
-        self._env.process(self._leave(min(flight.leaves_at() for flight in self._active), self._schedule))
+    def _share(self, changed: _Flight) -> None:
+        """A collective joined or left: settle those that share links with it, directly or through others, and set
+        their new speeds."""
+        flights = self._sharing(changed)
+        for flight in flights:
+            if flight.times[-1] < self._env.now:
+                flight.settle(self._env.now)
+        if len(flights) == 1:
+            flights[0].rate = 1.0
+        elif flights:
+            rates = self._rates([flight.transfer for flight in flights], self._capacity)
+            for flight, rate in zip(flights, rates, strict=True):
+                flight.rate = float(rate)
+        for flight in flights:
+            flight.schedule += 1
+            self._env.process(self._leave(flight, flight.schedule))
 
-    def _leave(self, at: float, schedule: int):
-        yield self._env.timeout(max(0, round(at) - self._env.now))
-        if schedule != self._schedule:
-            return  # somebody joined in between, and a later schedule stands
-        leaving = [flight for flight in self._active if flight.leaves_at() <= self._env.now + 0.5]
-        for flight in leaving:
-            flight.times.append(flight.leaves_at())
-            flight.progress.append(1.0)
-            self._active.remove(flight)
-            flight.done.succeed(flight.finish())
-        self._share()
+    def _sharing(self, changed: _Flight) -> list[_Flight]:
+        """Active collectives joined to one by shared links, itself included while it is active, in order of arrival."""
+        still_here = changed in self._active
+        if (self._users[changed.transfer.links] <= still_here).all():
+            return [changed] if still_here else []  # the common case: nobody else on any of its links
+        reached = np.zeros(self._capacity.size, dtype=bool)
+        reached[changed.transfer.links] = True
+        found: set[int] = set()
+        while True:
+            new = [f for f in self._active if id(f) not in found and reached[f.transfer.links].any()]
+            if not new:
+                return [f for f in self._active if id(f) in found]
+            for flight in new:
+                found.add(id(flight))
+                reached[flight.transfer.links] = True
+
+    def _leave(self, flight: _Flight, schedule: int):
+        yield self._env.timeout(max(0, round(flight.leaves_at()) - self._env.now))
+        if schedule != flight.schedule:
+            return  # the speed changed in between, and a later schedule stands
+        flight.times.append(flight.leaves_at())
+        flight.progress.append(1.0)
+        self._active.remove(flight)
+        self._users[flight.transfer.links] -= 1
+        flight.done.succeed(flight.finish())
+        self._share(flight)

@@ -112,6 +112,30 @@ def test_a_collective_that_joins_later_slows_only_the_rest():
     assert int(timeline.tracks[1].end[1, 0]) == 8 * US
 
 
+def test_collectives_on_different_links_do_not_slow_each_other():
+    def refuse(active, capacity):
+        raise AssertionError("nobody shares a link")
+
+    a, b = transfer([0], wire_s=4e-6, links=(0,)), transfer([1], wire_s=4e-6, links=(1,))
+    programs = [Program(np.array([r]), (collective("c", t),)) for r, t in enumerate((a, b))]
+    timeline = simulate(programs, refuse, np.ones(2))
+    assert [int(track.end[0, 0]) // US for track in timeline.tracks] == [4, 4]
+
+
+def test_sharing_reaches_through_a_third_collective():
+    ends = {"a": (0,), "b": (0, 1), "c": (1,)}
+    flights = [transfer([r], wire_s=2e-6, links=links, name=name) for r, (name, links) in enumerate(ends.items())]
+    seen = []
+
+    def record(active, capacity):
+        seen.append([t.name for t in active])
+        return max_min(active, capacity)
+
+    programs = [Program(np.array([r]), (collective(t.name, t),)) for r, t in enumerate(flights)]
+    simulate(programs, record, np.ones(2))
+    assert ["a", "b", "c"] in seen
+
+
 def test_programs_meet_in_a_shared_collective():
     t = transfer([0, 1], wire_s=1e-6, name="send")
     timeline = run(
