@@ -33,7 +33,7 @@ TWIN = "-dense-twin"
 
 
 class ModelHead(Spec):
-    """What every model file begins with. Sources and published figures are the catalogue's; one's own model needs none."""
+    """What every model file begins with. The catalogue states sources and published figures; one's own need not."""
 
     title: str
     source: str = ""
