@@ -97,7 +97,7 @@ def _message(kind: str, ctx: Mapping, value: object, detail: Mapping, schema: ty
             known = [word.strip("'") for word in ctx["expected_tags"].split(", ")]
             return f"kind {ctx['tag']!r} is unknown{did_you_mean(str(ctx['tag']), known)}; {one_of(known)}"
         case "union_tag_not_found":
-            return f"has no {ctx['discriminator']}; write one"
+            return f"has no {ctx['discriminator'].strip(chr(39))}; write one"
         case "int_type" | "int_parsing" | "int_from_float":
             return f"write a whole number, not {_show(value)}"
         case "float_type" | "float_parsing" | "finite_number":
@@ -185,7 +185,7 @@ def _inside(annotation: object, part: str | int) -> list:
     origin = typing.get_origin(annotation)
     if isinstance(part, int):
         return [arguments[0]] if origin in (tuple, list) else []
-    return [arguments[-1]] if origin is not None and issubclass(origin, Mapping) else []
+    return [arguments[-1]] if isinstance(origin, type) and issubclass(origin, Mapping) else []
 
 
 def _tagged(annotation: object, tag: str | int) -> bool:
