@@ -1,5 +1,8 @@
-"""Speed of the main job. Limits are ratios against a fixed piece of Python work timed beside them (`yardstick`), so that
-they hold on a slow or busy machine as on a fast one; the seconds that people ask for are printed in the table."""
+"""Speed of the main job.
+
+Limits are ratios against a fixed piece of Python work timed beside them (`yardstick`), so that they hold on a slow or
+busy machine as on a fast one; the seconds that people ask for are printed in the table.
+"""
 
 import resource
 import subprocess
@@ -67,7 +70,7 @@ def test_engine_alone(benchmark):
     assembly = assemble(read_scenario("quickstart"))
     step = inference_step(assembly.deployment, assembly.batch, assembly.routes, OVERLAPS["shared_expert"])
     capacity = assembly.deployment.network.capacity
-    benchmark(simulate, [step.program], FIDELITIES["coflow"].rates, capacity)
+    benchmark(simulate, step.programs, FIDELITIES["coflow"].rates, capacity)
 
 
 def process(*arguments):

@@ -102,7 +102,7 @@ def assemble(document: Document) -> Assembly:
         learned, replayed = _parts(scenario, trace)
         layers = len(model.moe_layers)
         placement = tell.attempt(lambda: _placement(scenario, learned, layers, parallelism), "placement")
-        routes = tell.attempt(lambda: _routes(replayed, experts, layers, batch, scenario.seed), "routing")
+        routes = tell.attempt(lambda: _routes(replayed, experts, layers, batch, scenario), "routing")
         tell.raise_any()
     deployment = Deployment(
         model=model,
@@ -114,6 +114,7 @@ def assemble(document: Document) -> Assembly:
         kernel=KERNELS[scenario.network.all_to_all],
         placement=placement,
         fidelity=scenario.network.fidelity,
+        instances=scenario.parallelism.instances,
     )
     name = Path(document.file).name.removesuffix(".yaml")
     return Assembly(name, _title(scenario, model, hardware), scenario, deployment, batch, trace, routes)
@@ -152,8 +153,12 @@ def _title(scenario: Scenario, model: MoEModel, hardware: Hardware) -> str:
 
 def _parallelism(scenario: Scenario) -> Parallelism:
     degrees = scenario.parallelism
+    devices, rest = divmod(scenario.cluster.devices, degrees.instances)
+    if rest:
+        problem = f"{scenario.cluster.devices} devices do not divide into {degrees.instances} equal instances"
+        raise InvalidInput(Problem(f"{problem}; change one of the two", "parallelism.instances"))
     return Parallelism(
-        devices=scenario.cluster.devices,
+        devices=devices,
         attention_dp=degrees.attention_dp,
         tp=degrees.tp,
         ep=degrees.ep,
@@ -245,16 +250,17 @@ def _placement(scenario: Scenario, learned: RouterTrace, layers: int, parallelis
         raise InvalidInput(Problem(str(error), "slots_per_rank")) from None
 
 
-def _routes(trace: RouterTrace, experts: Experts, layers: int, batch: Batch, seed: int) -> Routes:
+def _routes(trace: RouterTrace, experts: Experts, layers: int, batch: Batch, scenario: Scenario) -> Routes:
+    """One long window for all instances, so that no two of them replay the same tokens."""
     return replay(
         trace,
         moe_layers=layers,
         experts=experts.routed,
         top_k=experts.top_k,
-        ranks=batch.sequences.size,
-        tokens_per_rank=batch.tokens,
+        ranks=batch.sequences.size * scenario.parallelism.instances,
+        tokens_per_rank=np.tile(batch.tokens, scenario.parallelism.instances),
         phase=batch.phase,
-        rng=np.random.default_rng(seed),
+        rng=np.random.default_rng(scenario.seed),
     )
 
 

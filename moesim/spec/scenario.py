@@ -28,12 +28,16 @@ class Cluster(Spec):
 
 
 class Parallelism(Spec):
-    """Degrees: attention_dp × tp = ep × expert_tp = devices."""
+    """Degrees: attention_dp × tp = ep × expert_tp = devices / instances.
+
+    instances: equal, independent copies of the model on consecutive devices, each with its own sequences.
+    """
 
     attention_dp: Count = 1
     tp: Count = 1
     ep: Count = 1
     expert_tp: Count = 1
+    instances: Count = 1
 
 
 class Precision(Spec):

@@ -58,9 +58,10 @@ def step_interval(step: Step, timeline: Timeline) -> tuple[float, float]:
 def hottest_rank(step: Step) -> dict[str, object] | None:
     """The rank that computes most token copies over the step, against the mean; and the mean over layers of the
     hottest rank of each layer, which is what a layer waits for."""
-    if not step.traffic:
+    if not step.traffic[0]:
         return None
-    load = np.stack([layer.tokens.sum(axis=1) for layer in step.traffic])  # [layer, rank]
+    instances = [[layer.tokens.sum(axis=1) for layer in part] for part in step.traffic]
+    load = np.concatenate(instances, axis=1)  # [layer, rank of all instances]
     total = load.sum(axis=0)
     mean = np.maximum(load.mean(axis=1), 1e-300)
     return {
@@ -72,7 +73,7 @@ def hottest_rank(step: Step) -> dict[str, object] | None:
 
 def hottest_expert(step: Step, placement: Placement | None) -> dict[str, object] | None:
     """The expert with the largest load of its layer against that layer's mean, all replicas together."""
-    if placement is None or not step.traffic:
+    if placement is None:
         return None
     load = expert_load(step, placement)
     over_mean = load / np.maximum(load.mean(axis=1, keepdims=True), 1e-300)
@@ -86,10 +87,11 @@ def hottest_expert(step: Step, placement: Placement | None) -> dict[str, object]
 
 
 def expert_load(step: Step, placement: Placement) -> np.ndarray:
-    """Token copies [moe_layer, expert] of the step, replicas added up."""
-    load = np.zeros((len(step.traffic), placement.experts))
-    for layer, traffic in enumerate(step.traffic):
-        np.add.at(load[layer], placement.expert[layer].ravel(), traffic.tokens.ravel())
+    """Token copies [moe_layer, expert] of the step, replicas and instances added up."""
+    load = np.zeros((len(step.traffic[0]), placement.experts))
+    for part in step.traffic:
+        for layer, traffic in enumerate(part):
+            np.add.at(load[layer], placement.expert[layer].ravel(), traffic.tokens.ravel())
     return load
 
 

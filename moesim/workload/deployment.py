@@ -38,8 +38,9 @@ class PrecisionPolicy:
 class Deployment:
     """A model on a cluster.
 
-    kernel: of dispatch and combine. placement: None when the model has no routed experts. fidelity: of the network, a
-    key of `moesim.network.fidelity.FIDELITIES`.
+    parallelism: of one instance. instances: equal, independent copies of the model on consecutive ranks (the slices of
+    a pod); each has its own tokens. kernel: of dispatch and combine. placement: None when the model has no routed
+    experts. fidelity: of the network, a key of `moesim.network.fidelity.FIDELITIES`.
     """
 
     model: MoEModel
@@ -51,6 +52,7 @@ class Deployment:
     kernel: Kernel
     placement: Placement | None
     fidelity: str = "coflow"
+    instances: int = 1
 
     @property
     def compute_share(self) -> float:
@@ -62,8 +64,8 @@ class Deployment:
 class Batch:
     """What one step processes.
 
-    phase: ``prefill`` or ``decode``. sequences: [attention DP rank] sequences in the step. new_tokens: tokens of each
-    sequence that this step computes (1 in decode). context: tokens of each sequence that are cached before it.
+    phase: ``prefill`` or ``decode``. sequences: [attention DP rank] sequences in the step of one instance. new_tokens:
+    tokens of each sequence that this step computes (1 in decode). context: tokens of each that are cached before it.
     """
 
     phase: str

@@ -21,10 +21,11 @@ from moesim.workload.emitter import Emitter
 
 
 class Exchange:
-    """The collectives of one step of a deployment. Equal collectives are built once."""
+    """The collectives of one step of an instance, whose ranks begin at first_rank. Equal collectives are built once."""
 
-    def __init__(self, deployment: Deployment, batch: Batch):
+    def __init__(self, deployment: Deployment, batch: Batch, first_rank: int = 0):
         self._deployment = deployment
+        self._first_rank = first_rank
         self._tokens = batch.tokens
         self._parallelism = deployment.parallelism
         self._built: dict[str, Transfer] = {}
@@ -35,7 +36,7 @@ class Exchange:
         return self._parallelism.attention_dp > 1 and self._parallelism.tp > 1
 
     def token_sources(self) -> np.ndarray:
-        """[token] the rank that holds each token when it is routed; tokens in the order of the attention-DP ranks."""
+        """[token] the rank (from 0) that holds each token when it is routed; tokens in attention-DP order."""
         groups = self._parallelism.tp_groups  # [attention DP rank, tp rank]
         if not self.sharded:
             return np.repeat(groups[:, 0], self._tokens)
@@ -82,7 +83,7 @@ class Exchange:
 
     def _all_to_all(self, name: str, traffic: np.ndarray, floor_s: float) -> Transfer:
         deployment = self._deployment
-        ranks = np.arange(deployment.cluster.ranks)
+        ranks = self._first_rank + np.arange(self._parallelism.devices)
         return collectives.all_to_all(
             deployment.network, ranks, traffic, fidelity=deployment.fidelity, floor_s=floor_s, name=name
         )
@@ -93,6 +94,6 @@ class Exchange:
             deployment = self._deployment
             size = float(self._tokens.max(initial=0)) * deployment.model.hidden * 2
             build = getattr(collectives, kind)
-            groups = self._parallelism.tp_groups
+            groups = self._first_rank + self._parallelism.tp_groups
             self._built[kind] = build(deployment.network, groups, size, fidelity=deployment.fidelity, floor_s=5e-6)
         return (emit.communicate(kind, index, self._built[kind], after),)

@@ -21,7 +21,7 @@ experts: {routed: 16, top_k: 2, ffn: 32, shared_ffn: 32, score: softmax}
 SCENARIO = """
 model: tiny.yaml
 cluster: {{hardware: h100, devices: {devices}}}
-parallelism: {{attention_dp: {dp}, tp: {tp}, ep: {ep}, expert_tp: {expert_tp}}}
+parallelism: {{attention_dp: {dp}, tp: {tp}, ep: {ep}, expert_tp: {expert_tp}, instances: {instances}}}
 precision: {{experts: bf16, dense: bf16, dispatch: fp8, combine: bf16, kv: bf16}}
 workload: {workload}
 routing: {{kind: trace, trace: tiny.safetensors}}
@@ -44,11 +44,12 @@ def scenario(tmp_path):
 
     def build(
         devices=8, dp=8, tp=1, ep=8, expert_tp=1, slots=2, placement="contiguous", kernel="nccl",
+        instances=1,
         workload="{kind: decode, sequences_per_rank: 16, context: 100}",
     ):  # fmt: skip
         text = SCENARIO.format(
             devices=devices, dp=dp, tp=tp, ep=ep, expert_tp=expert_tp, slots=slots, placement=placement,
-            kernel=kernel, workload=workload,
+            kernel=kernel, instances=instances, workload=workload,
         )  # fmt: skip
         return assemble(parse(text, str(tmp_path / "a.yaml")))
 

@@ -10,7 +10,7 @@ def step_of(assembly, overlap="shared_expert"):
 
 
 def kinds_of(step, layer):
-    return [op.kind for op in step.program.ops if op.layer == layer]
+    return [op.kind for op in step.programs[0].ops if op.layer == layer]
 
 
 def test_operations_of_a_layer_in_order(scenario):
@@ -18,7 +18,7 @@ def test_operations_of_a_layer_in_order(scenario):
     attention = ["norm", "projections", "attention", "projections"]
     assert kinds_of(step, 0) == [*attention, "dense_ffn"]
     assert kinds_of(step, 1) == [*attention, "router", "dispatch", "shared_expert", "experts", "combine"]
-    assert [op.kind for op in step.program.ops][-1] == "head"
+    assert [op.kind for op in step.programs[0].ops][-1] == "head"
     serial = step_of(scenario(), "none")
     assert kinds_of(serial, 1) == [*attention, "shared_expert", "router", "dispatch", "experts", "combine"]
 
@@ -26,7 +26,7 @@ def test_operations_of_a_layer_in_order(scenario):
 def test_every_chosen_expert_is_computed_once(scenario):
     assembly = scenario(placement="replicate_hot", slots=3)
     step = step_of(assembly)
-    for layer, traffic in enumerate(step.traffic):
+    for layer, traffic in enumerate(step.traffic[0]):
         assert traffic.tokens.sum() == 8 * 16 * 2
         chosen = np.bincount(assembly.routes.ids[layer].ravel(), minlength=16)
         held = np.zeros(16, dtype=int)
@@ -37,8 +37,8 @@ def test_every_chosen_expert_is_computed_once(scenario):
 def test_dispatch_and_combine_carry_what_routing_asks_for(scenario):
     assembly = scenario()
     step = step_of(assembly)
-    ops = [op for op in step.program.ops if op.kind in ("dispatch", "combine")]
-    for traffic, dispatch, combine in zip(step.traffic, ops[::2], ops[1::2], strict=True):
+    ops = [op for op in step.programs[0].ops if op.kind in ("dispatch", "combine")]
+    for traffic, dispatch, combine in zip(step.traffic[0], ops[::2], ops[1::2], strict=True):
         away = traffic.copies * ~np.eye(8, dtype=bool)
         # hidden 64; FP8 out, BF16 back; own experts cost no bytes
         np.testing.assert_allclose(dispatch.transfer.sent, away.sum(axis=1) * 64)
@@ -53,34 +53,44 @@ def test_tensor_parallel_groups_share_their_tokens_around_the_experts(scenario):
     moe = kinds_of(step, 1)
     assert moe[4:] == ["reduce_scatter", "router", "dispatch", "shared_expert", "experts", "combine", "all_gather"]
     # 16 sequences of a group on two ranks: each dispatches the copies of its own eight
-    assert step.traffic[0].copies.sum(axis=1).tolist() == [16] * 8
+    assert step.traffic[0][0].copies.sum(axis=1).tolist() == [16] * 8
 
 
 def test_without_data_parallel_attention_nothing_is_dispatched(scenario):
     spread = step_of(scenario(dp=1, tp=4, devices=4, ep=4, slots=4))
     assert kinds_of(spread, 1)[-4:] == ["router", "shared_expert", "experts", "all_reduce"]
     split = step_of(scenario(dp=1, tp=4, devices=4, ep=1, expert_tp=4, slots=16))
-    on_ranks = [next(op.seconds for op in step.program.ops if op.kind == "experts") for step in (spread, split)]
+    on_ranks = [next(op.seconds for op in step.programs[0].ops if op.kind == "experts") for step in (spread, split)]
     assert np.ptp(on_ranks[0]) > 0  # one rank holds the popular experts
     assert np.ptp(on_ranks[1]) == 0  # every rank has a quarter of each
-    assert split.traffic[0].tokens.shape == (1, 16)
+    assert split.traffic[0][0].tokens.shape == (1, 16)
 
 
 def test_one_device_needs_no_network(scenario):
     step = step_of(scenario(devices=1, dp=1, ep=1, slots=16))
-    assert all(op.transfer is None for op in step.program.ops)
+    assert all(op.transfer is None for op in step.programs[0].ops)
 
 
 def test_prefill_routes_every_new_token(scenario):
     assembly = scenario(workload="{kind: prefill, sequences_per_rank: 2, prompt: 32}")
     step = step_of(assembly)
-    assert step.traffic[0].tokens.sum() == 8 * 2 * 32 * 2
-    assert step.most_received == max(traffic.tokens.sum(axis=1).max() for traffic in step.traffic)
+    assert step.traffic[0][0].tokens.sum() == 8 * 2 * 32 * 2
+    assert step.most_received == max(traffic.tokens.sum(axis=1).max() for traffic in step.traffic[0])
 
 
 def test_costs_keep_their_intervals(scenario):
     step = step_of(scenario())
     for work in step.work.values():
         assert work.low <= work.seconds <= work.high
-    total = sum(op.seconds.max() for op in step.program.ops if op.seconds is not None)
+    total = sum(op.seconds.max() for op in step.programs[0].ops if op.seconds is not None)
     assert sum(work.seconds for work in step.work.values()) == pytest.approx(total)
+
+
+def test_instances_have_their_own_tokens_on_their_own_ranks(scenario):
+    assembly = scenario(devices=16, instances=2)
+    step = step_of(assembly)
+    assert [program.ranks.tolist() for program in step.programs] == [list(range(8)), list(range(8, 16))]
+    first, second = (np.stack([layer.tokens for layer in part]) for part in step.traffic)
+    assert first.sum() == second.sum()
+    assert (first != second).any()
+    assert {op.transfer.ranks.min() for op in step.programs[1].ops if op.transfer} == {8}
