@@ -6,16 +6,23 @@ operand element, BW datasheet HBM bytes/s, F datasheet FLOP/s of the dtype, N co
     dram  = (b·(m·k + n·k) + 2·m·n) / (BW·e_m)                            operands and bf16 result once through HBM
     mma   = 2·b_m·b_n·k/s / (F·e_c/N)                                     one tile on one core's matrix unit
     load  = (b_m + b_n)·b·k/s / (c_l·BW/N)                                its operands from the last-level cache
-    tile  = max(mma, load, t_k·blocks/s) + t_w                            t_k: latency of one k block
-    waves = x ≤ 1 → 1, else ceil(x) − (1 − q)·(ceil(x) − x),  x = ceil(m/b_m)·ceil(n/b_n)·s / N
-    grid  = waves·tile  [+ t_s + 8·s·m·n/(c_l·BW) when s > 1: partial sums]
-    t     = t0 + min over tiles and splits of (grid^p + dram^p)^(1/p) + c_a·m·k/BW + c_r·m/N     quantised activations
-    t     = (t^8 + t_h^8)^(1/8)                                           only kernels that wait for their host
+    tile  = (mma⁴ + load⁴ + (t_k·blocks/s)⁴)^¼ + t_w                      t_k: latency of one k block
+    waves = x ≤ 1 → 1, else q·ceil(x) + (1 − q)·x,  x = ceil(m/b_m)·ceil(n/b_n)·s / N
+    grid  = waves·tile·(1 + h·z/(1 + z)),  z = 2·m·n·k/F / t_p            clocks fall under long products
+    t     = min over tiles and splits of (grid^p + dram^p)^(1/p)  [+ t_s + 8·s·m·n/(c_l·BW) if s > 1]
+          + t0 + c_a·m·k/BW + c_r·m/N                                     quantising the activations
+          + [m mod 4 > 0]·t_u                                             scales of a ragged m are copied to alignment
+    t     = (t^8 + (t_h + [m mod 4 > 0]·t_u)^8)^(1/8)                     instead, in kernels that wait for their host
 
-The library's choice of tile is taken as the best one. Source: the trial described in the measurements' notes, fitted to
-kernel times measured by NVIDIA, published with AIConfigurator 0.12.0 (Apache-2.0). Valid for m, n, k from 1 to 65,536.
-Known error on held-out shapes: see ``reports/validation.md``; operands that stay in the last-level cache between calls
-beat the HBM bound by up to 1.3x (22 of 127,388 rows), which this model does not follow.
+Libraries choose tiles in two ways: the fastest of all (cuBLAS heuristics, autotuned kernels), or rows by m alone (the
+CUTLASS dispatch of vLLM and SGLang: the next power of two, within limits) and columns freely. Which one, the limits and
+whether k is split are discrete choices of a kernel.
+
+Source: a trial that fitted kernel times measured by NVIDIA, published with AIConfigurator 0.12.0 (Apache-2.0); the
+ragged term, the smooth maximum and the clock term are ours. Valid for m, n, k from 1 to 65,536. Known error on held-out
+shapes: ``reports/validation.md``. Operands that stay in the last-level cache between calls beat the HBM bound by up to
+1.3x
+(22 of 127,388 rows), which this model does not follow.
 """
 
 from __future__ import annotations
@@ -35,6 +42,7 @@ from moesim.hardware.precision import Precision
 _TILES = tuple((bm, bn) for bm in (16, 32, 64, 128, 256) for bn in (32, 64, 128, 256) if bm * bn <= 128 * 256)
 _SPLITS = (1, 2, 3, 4, 6, 8, 12, 16, 32)
 _OUTPUT_BYTES = 2.0  # results are written as bf16
+_ROWS_PER_TILE_ROW = {"by_rows": 1, "by_half": 2}  # tile_m is the next power of two of m over this
 _CHUNK = 512  # rows searched at once: the candidates of a chunk stay in a CPU core's cache
 
 
@@ -57,9 +65,13 @@ def predict(device: Device, rows: Rows, parameters: Mapping[str, float], choices
     """[rows] seconds by the equation at the top; the tile of each row is searched unless `select` has chosen it."""
     p = parameters
     m, _, k, _, _, _ = _operands(device, rows)
-    tile_s = _tile_time(device, rows, p, choices) if "tile_m" in rows else _search(device, rows, p, choices)[0]
+    chosen = "tile_m" in rows
+    tile_s = (
+        _with_dram(device, rows, p, _grid_time(device, rows, p)) if chosen else _search(device, rows, p, choices)[0]
+    )
     seconds = p["t0"] + tile_s + p["c_a"] * m * k / device.hbm_bytes_per_s + p["c_r"] * m / device.cores
-    return (seconds**8 + p["t_h"] ** 8) ** 0.125 if choices["host_bound"] else seconds
+    ragged = np.where(m % 4 > 0, p["t_u"], 0.0)
+    return (seconds**8 + (p["t_h"] + ragged) ** 8) ** 0.125 if choices["host_bound"] else seconds + ragged
 
 
 def select(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]) -> Rows:
@@ -75,12 +87,27 @@ def _operands(device: Device, rows: Rows) -> tuple:
     return m, n, k, activations.bytes, weights.bytes, peak(device, weights, activations)
 
 
-def _candidates(choices: Mapping[str, object]) -> np.ndarray:
-    """[3, candidates, 1] tile_m, tile_n and split of everything that the library may run."""
-    least_m, least_n = choices["smallest_tile"]
-    splits = _SPLITS if choices["split_k"] else (1,)
-    some = [(bm, bn, s) for bm, bn in _TILES if bm >= least_m and bn >= least_n for s in splits]
-    return np.array(some, dtype=float).T[:, :, None]
+def _candidates(choices: Mapping[str, object]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """tile_m, tile_n [tiles, 1, 1] and split [1, splits, 1] of everything that the library may run."""
+    _, least_m, most_m = choices["tile_m"]
+    least_n, most_n = choices["tile_n"]
+    tiles = [(bm, bn) for bm, bn in _TILES if least_m <= bm <= most_m and least_n <= bn <= most_n]
+    tile_m, tile_n = np.array(tiles, dtype=float).T[:, :, None, None]
+    return tile_m, tile_n, np.array(_SPLITS if choices["split_k"] else (1,), dtype=float)[None, :, None]
+
+
+def _excluded(device: Device, rows: Rows, candidates: tuple, choices: Mapping[str, object]) -> np.ndarray:
+    """[tiles, splits, rows] what the library would not run: useless splits, tiles twice the matrix, other rows."""
+    tile_m, tile_n, split = candidates
+    rule, least_m, most_m = choices["tile_m"]
+    m, n, k, _, b_bytes, _ = _operands(device, rows)
+    tiles = np.ceil(m / tile_m) * np.ceil(n / tile_n) * split
+    idle = (split > 1) & ((split > np.ceil(k * b_bytes / 128)) | (tiles > 2 * device.cores))
+    wide = (tile_n >= 2 * n) & (tile_n > choices["tile_n"][0])
+    if rule == "fastest":
+        return idle | wide | ((tile_m >= 2 * m) & (tile_m > least_m))
+    rows_of_tile = 2.0 ** np.ceil(np.log2(m / _ROWS_PER_TILE_ROW[rule]))
+    return idle | wide | (tile_m != np.clip(rows_of_tile, least_m, most_m))
 
 
 def _search(
@@ -88,42 +115,54 @@ def _search(
 ) -> tuple[np.ndarray, np.ndarray]:
     """([rows] seconds of the fastest candidate, [3, rows] that candidate)."""
     tile_m, tile_n, split = candidates = _candidates(choices)
-    least_m, least_n = choices["smallest_tile"]
     count = len(rows["m"])
     seconds, chosen = np.empty(count), np.empty((3, count))
     for begin in range(0, count, _CHUNK):
         part = slice(begin, begin + _CHUNK)
         some = {c: np.asarray(rows[c])[part] for c in ("m", "n", "k", "dtype")}
-        m, n, k, _, b_bytes, _ = _operands(device, some)
         trial = some | {"tile_m": tile_m, "tile_n": tile_n, "split": split}
-        tiles = np.ceil(m / tile_m) * np.ceil(n / tile_n) * split
-        idle = (split > 1) & ((split > np.ceil(k * b_bytes / 128)) | (tiles > 2 * device.cores))
-        wasteful = ((tile_m >= 2 * m) & (tile_m > least_m)) | ((tile_n >= 2 * n) & (tile_n > least_n))
-        all_seconds = np.where(idle | wasteful, np.inf, _tile_time(device, trial, parameters, choices))
-        best = np.argmin(all_seconds, axis=0)
-        seconds[part] = all_seconds[best, np.arange(len(best))]
-        chosen[:, part] = candidates[:, best, 0]
+        grid = np.where(_excluded(device, some, candidates, choices), np.inf, _grid_time(device, trial, parameters))
+        tile = np.argmin(grid, axis=0)  # [splits, rows]: beside equal DRAM time, the fastest grid is the fastest kernel
+        fastest = np.take_along_axis(grid, tile[None], axis=0)[0]
+        by_split = _with_dram(device, some | {"split": split[0]}, parameters, fastest)
+        best = np.argmin(by_split, axis=0)
+        columns = np.arange(len(best))
+        tile = tile[best, columns]
+        seconds[part] = by_split[best, columns]
+        chosen[:, part] = tile_m[tile, 0, 0], tile_n[tile, 0, 0], split[0, best, 0]
     return seconds, chosen
 
 
-def _tile_time(
-    device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]
-) -> np.ndarray:
-    """Seconds of the tiled product without its fixed time; tile columns broadcast against rows."""
+def _grid_time(device: Device, rows: Rows, parameters: Mapping[str, float]) -> np.ndarray:
+    """Seconds that the cores need for all tiles; tile and split columns broadcast against rows."""
     p = parameters
     m, n, k, a_bytes, b_bytes, flops = _operands(device, rows)
     tile_m, tile_n, split = rows["tile_m"], rows["tile_n"], rows["split"]
-    cores, bandwidth = device.cores, device.hbm_bytes_per_s
+    cores = device.cores
     block = np.rint(128 / b_bytes)
     blocks = np.ceil(np.ceil(k / block) / split)
-    dram = (a_bytes * m * k + b_bytes * n * k + _OUTPUT_BYTES * m * n) / (bandwidth * p["e_m"])
-    mma = 2 * tile_m * tile_n * blocks * block / (flops * p["e_c"] / cores)
-    load = (a_bytes * tile_m + b_bytes * tile_n) * blocks * block / (p["c_l"] * bandwidth / cores)
+    mma = tile_m * tile_n * blocks * (2 * block / (flops * p["e_c"] / cores))
+    load = (a_bytes * tile_m + b_bytes * tile_n) * blocks * (block / (p["c_l"] * device.hbm_bytes_per_s / cores))
+    tile = np.sqrt(np.sqrt(_fourth(mma) + _fourth(load) + _fourth(p["t_k"] * blocks))) + p["t_w"]
     x = np.ceil(m / tile_m) * np.ceil(n / tile_n) * split / cores
-    waves = np.where(x <= 1, 1.0, np.ceil(x) - (1 - p["q"]) * (np.ceil(x) - x))
-    grid = waves * (np.maximum(np.maximum(mma, load), p["t_k"] * blocks) + p["t_w"])
+    waves = np.where(x <= 1, 1.0, p["q"] * np.ceil(x) + (1 - p["q"]) * x)
+    z = 2 * m * n * k / flops / p["t_p"]
+    return waves * tile * (1 + p["h"] * z / (1 + z))
+
+
+def _with_dram(device: Device, rows: Rows, parameters: Mapping[str, float], grid: np.ndarray) -> np.ndarray:
+    """Seconds of tiles and DRAM overlapped, and of the partial sums of a split k."""
+    p = parameters
+    m, n, k, a_bytes, b_bytes, _ = _operands(device, rows)
+    split, bandwidth = rows["split"], device.hbm_bytes_per_s
+    dram = (a_bytes * m * k + b_bytes * n * k + _OUTPUT_BYTES * m * n) / (bandwidth * p["e_m"])
     partial_sums = np.where(split > 1, p["t_s"] + 8 * split * m * n / (p["c_l"] * bandwidth), 0.0)
     return (grid ** p["p"] + dram ** p["p"]) ** (1 / p["p"]) + partial_sums
+
+
+def _fourth(value: np.ndarray) -> np.ndarray:
+    square = value * value  # numpy's power of 4 is ten times slower
+    return square * square
 
 
 GEMM = Family(
@@ -145,12 +184,23 @@ GEMM = Family(
         "q": Parameter(0.3, 0.05, 1.0, "1", "wave quantisation: 1 full, 0 none", spread=1),
         "c_a": Parameter(0.5, 1e-4, 20.0, "bytes", "traffic per activation of the quantisation pass", spread=3),
         "c_r": Parameter(1e-8, 1e-10, 1e-6, "s·core", "time per activation row of that pass", spread=3),
+        "t_u": Parameter(1e-7, 1e-9, 3e-4, "s", "extra copy when m is no multiple of 4", spread=3),
+        "h": Parameter(0.1, 1e-3, 3.0, "1", "slowdown of endless products by lower clocks", spread=2),
+        "t_p": Parameter(
+            1e-3, 5e-5, 1e-2, "s", "product at datasheet peak that takes half of that slowdown", spread=0.5
+        ),
         "t_h": Parameter(1e-4, 1e-5, 5e-4, "s", "host time per call, hidden under graphs", spread=3),
     },
     predict=predict,
     bounds=bounds,
     choices={
-        "smallest_tile": ((16, 32), (32, 64), (64, 64), (16, 128), (128, 64), (64, 128), (128, 128)),
+        "tile_m": (
+            *(("fastest", least, most) for least, most in ((16, 256), (32, 256), (64, 256), (128, 256))),
+            *(("fastest", least, 128) for least in (64, 128)),
+            *(("by_rows", least, most) for least, most in ((16, 128), (64, 128), (64, 256))),
+            *(("by_half", least, 128) for least in (16, 64)),
+        ),
+        "tile_n": ((32, 256), (64, 256), (128, 256), (32, 128), (64, 128), (128, 128)),
         "split_k": (False, True),
         "host_bound": (False, True),
     },
