@@ -98,12 +98,11 @@ def _degrade(cluster: Cluster, degraded: tuple[Degraded, ...]) -> nx.DiGraph:
                 graph.edges[edge]["capacity"] *= part.remaining
                 if part.remaining == 0:
                     graph.remove_edge(*edge)
-    cut_off = _reaching_each_other(cluster.graph, cluster.devices) - _reaching_each_other(graph, cluster.devices)
-    if cut_off and not problems:
-        least = min(min(cut_off, key=len), key=cluster.devices.index)
-        problems.append(
-            Problem(f"leaves no path between {least} and the rest; leave it out of the job", "options.degraded")
-        )
+    pieces = _reaching_each_other(graph, cluster.devices) - _reaching_each_other(cluster.graph, cluster.devices)
+    if pieces and not problems:
+        lost = min(min(pieces, key=len), key=cluster.devices.index)
+        message = f"leaves no path between {lost} and the rest; leave it out of the job"
+        problems.append(Problem(message, "options.degraded"))
     if problems:
         raise InvalidInput(problems)
     return graph
