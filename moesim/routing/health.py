@@ -46,6 +46,13 @@ class Moments:
     next_layer_hit: float | None = None
     next_layer_popularity: float | None = None
 
+    def as_json(self) -> dict:
+        """The moments as JSON takes them: keys as text."""
+        return {
+            name: {str(key): each for key, each in value.items()} if isinstance(value, Mapping) else value
+            for name, value in dataclasses.asdict(self).items()
+        }
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Health:
