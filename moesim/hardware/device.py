@@ -56,3 +56,16 @@ class Hardware:
     usd_per_hour: float | None = None
     calibration: Mapping[str, object] = field(default_factory=dict)
     unverified: tuple[str, ...] = ()
+
+
+def scale_up_rate(topology: Mapping[str, object]) -> float | None:
+    """Bytes/s that all scale-up links of a device carry out of it, one way, from `Hardware.topology`; None without.
+
+    Behind switches a link is all of a device's; in a full mesh and in a torus it is the one to each neighbour.
+    """
+    link = topology.get("link")
+    if link is None:
+        return None
+    if topology["kind"] == "full_mesh":
+        return link.bytes_per_s * (topology["domain"] - 1)
+    return link.bytes_per_s * (2 * len(topology["pod"]) if topology["kind"] == "torus" else 1)

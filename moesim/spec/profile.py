@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from moesim.errors import InvalidInput, Problem
-from moesim.hardware.device import Device, Hardware, Host
+from moesim.hardware.device import Device, Hardware, Host, scale_up_rate
 from moesim.spec import library
 from moesim.spec.complaints import Wrong
 from moesim.spec.fabric import Topology
@@ -72,13 +72,22 @@ class Profile(Spec):
 
     def hardware(self, name: str) -> Hardware:
         """The profile as the floors below know it."""
-        device, hbm = self.device, self.device.hbm
+        device, hbm, topology = self.device, self.device.hbm, self.topology.arguments()
         return Hardware(
             name=name,
             title=self.title,
-            device=Device(name, device.kind, device.peak, hbm.capacity, hbm.bandwidth, device.cores, device.cache),
+            device=Device(
+                name=name,
+                kind=device.kind,
+                peak=device.peak,
+                hbm_bytes=hbm.capacity,
+                hbm_bytes_per_s=hbm.bandwidth,
+                cores=device.cores,
+                cache_bytes=device.cache,
+                scale_up_bytes_per_s=scale_up_rate(topology),
+            ),
             host=Host(self.host.memory, self.host.bandwidth, self.host.link),
-            topology=self.topology.arguments(),
+            topology=topology,
             watts=self.power.chip,
             watts_all_in=self.power.all_in,
             usd_per_hour=self.price,
