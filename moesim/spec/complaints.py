@@ -75,7 +75,8 @@ def _say(detail: Mapping, field: FieldPath, schema: type[BaseModel]) -> Iterator
     kind, ctx, value = detail["type"], detail.get("ctx", {}), detail.get("input")
     if kind == "value_error" and isinstance(ctx.get("error"), Wrong):
         for name, message in ctx["error"].problems:
-            yield (*field, *(name.split(".") if name else ())), message, False
+            inside = (int(part) if part.isdigit() else part for part in name.split(".") if part)
+            yield (*field, *inside), message, False
         return
     if kind == "extra_forbidden":
         known = tuple(_keys_at(schema, detail["loc"][:-1]))
@@ -141,10 +142,20 @@ def _example(schema: type[BaseModel], loc: FieldPath) -> str:
         for extra in info.metadata:
             if hasattr(extra, "example"):
                 return extra.example
-        names = {int: "<whole number>", float: "<number>", str: "<text>", bool: "true"}
-        literal = typing.get_args(info.annotation) if typing.get_origin(info.annotation) is typing.Literal else ()
-        return str(literal[0]) if literal else names.get(info.annotation, "…")
+        return f"{{{info.discriminator}: …}}" if info.discriminator else _kind_of_value(info.annotation)
     return "…"
+
+
+def _kind_of_value(annotation: object) -> str:
+    names = {int: "<whole number>", float: "<number>", str: "<text>", bool: "true"}
+    if annotation in names:
+        return names[annotation]
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return "{" + ", ".join(f"{name}: …" for name, info in _fields(annotation).items() if info.is_required()) + "}"
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Literal:
+        return str(arguments[0])
+    return {tuple: "[…]", list: "[…]", dict: "{…}"}.get(origin, "…")
 
 
 def _keys_at(schema: type[BaseModel], loc: FieldPath) -> Iterator[str]:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from moesim.hardware.fabrics import Degraded, ScaleOut, Wire
 from moesim.hardware.topology import LINK_KINDS, Link
+from moesim.spec.complaints import Wrong
 from moesim.spec.loading import Spec
 from moesim.spec.quantities import BytesPerSecond, Seconds
 
 Count = Annotated[int, Field(ge=1)]
 Ratio = Annotated[float, Field(gt=0)]
-Shape = Annotated[tuple[Count, ...], Field(min_length=1, max_length=4)]
+Shape = Annotated[tuple[Count, ...], Field(min_length=1, max_length=3)]
 Routing = Literal["crossbar", "hierarchical", "dimension_order", "shortest"]
 
 
@@ -66,6 +67,12 @@ class Nvlink(_Topology):
     link: LinkSpec
     scale_out: ScaleOutSpec | None = None
 
+    @model_validator(mode="after")
+    def _servers_fill_the_domain(self) -> Nvlink:
+        if self.domain % self.server:
+            raise Wrong(("server", f"{self.server} devices a server do not fill a domain of {self.domain} evenly"))
+        return self
+
 
 class FullMesh(_Topology):
     """One link a pair, see `moesim.hardware.fabrics.scale_up.full_mesh`."""
@@ -98,6 +105,17 @@ class Torus(_Topology):
     wrap_length: Count | None = None
     largest_slice: Count | None = None
     nic: LinkSpec | None = None
+
+    @model_validator(mode="after")
+    def _as_many_axes_as_the_pod(self) -> Torus:
+        axes = len(self.pod)
+        shapes = {"host": self.host} | {f"shapes.{index}": shape for index, shape in enumerate(self.shapes)}
+        odd = [(field, f"has {len(s)} axes, the pod {axes}") for field, s in shapes.items() if len(s) != axes]
+        if not (self.shapes or self.cube):
+            odd.append(("shapes", "missing; list the slices offered, or write a cube that they are made of"))
+        if odd:
+            raise Wrong(*odd)
+        return self
 
 
 class Single(_Topology):
@@ -140,6 +158,12 @@ class DegradedSpec(Spec):
     node: str | None = None
     between: tuple[str, str] | None = None
     remaining: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    @model_validator(mode="after")
+    def _one_of_two(self) -> DegradedSpec:
+        if (self.node is None) == (self.between is None):
+            raise Wrong(("", "write either a node that is down or the two ends of a link: between: [a, b]"))
+        return self
 
     def value(self) -> Degraded:
         """As `build_cluster` takes it."""

@@ -33,6 +33,7 @@ from moesim.errors import InvalidInput, Problem
 from moesim.spec.complaints import complaints
 
 FieldPath = tuple[str | int, ...]
+DEEPEST = 100  # levels; JSON, by which values are checked, goes little deeper
 Schema = TypeVar("Schema", bound=BaseModel)
 
 
@@ -116,8 +117,10 @@ def read(path: str | Path) -> Document:
 
 def parse(text: str, file: str = "<text>") -> Document:
     """`read` for text that is already in memory."""
+    reader = _Reader(file, {}, {}, [])
     try:
-        root = yaml.compose(text, Loader=_CoreLoader)
+        root = _compose(text)
+        data = reader.plain(root, ()) if isinstance(root, yaml.MappingNode) else None
     except yaml.MarkedYAMLError as error:
         raise InvalidInput(_syntax_problem(error, file)) from None
     except yaml.reader.ReaderError as error:
@@ -126,11 +129,23 @@ def parse(text: str, file: str = "<text>") -> Document:
         raise InvalidInput(Problem(f"remove the character #x{error.character:02x}", "", file, line, column)) from None
     except RecursionError:
         raise InvalidInput(Problem("is nested too deeply", file=file)) from None
-    if not isinstance(root, yaml.MappingNode):
+    if data is None:
         raise InvalidInput(Problem("write a mapping of keys and values here", file=file, line=1, column=1))
-    reader = _Reader(file, {}, {}, [])
-    data = reader.plain(root, ())
     return Document(file, data, reader.keys, reader.values, tuple(reader.problems))
+
+
+def _compose(text: str) -> yaml.Node:
+    """The root node. libyaml is ten times as fast; PyYAML's own parser words what is wrong, and refuses anchors.
+
+    libyaml overruns the stack on tens of thousands of levels, which need as many brackets or a line as long.
+    """
+    deepest = text.count("[") + text.count("{") + max(map(len, text.splitlines()), default=0)
+    if "&" not in text and deepest < 10_000:
+        try:
+            return yaml.compose(text, Loader=_FastLoader)
+        except yaml.YAMLError:
+            pass
+    return yaml.compose(text, Loader=_CoreLoader)
 
 
 class _CoreLoader(yaml.SafeLoader):
@@ -154,6 +169,13 @@ _CoreLoader.add_implicit_resolver("float", _FLOAT, list("-+.0123456789"))
 _CoreLoader.add_implicit_resolver("bool", re.compile(r"(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 _CoreLoader.add_implicit_resolver("null", re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
 
+
+class _FastLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """The same schema; aliases need an anchor, and text with one never comes here."""
+
+    yaml_implicit_resolvers = _CoreLoader.yaml_implicit_resolvers
+
+
 _CONSTRUCT = {
     "int": int,
     "float": float,
@@ -175,6 +197,8 @@ class _Reader:
     def plain(self, node: yaml.Node, path: FieldPath) -> object:
         """The node as dict, list or scalar."""
         self.values[path] = _place(node)
+        if len(path) > DEEPEST:
+            return self._wrong(node, path[:3], f"is nested deeper than {DEEPEST} levels")
         if isinstance(node, yaml.MappingNode):
             return self._mapping(node, path)
         if isinstance(node, yaml.SequenceNode):

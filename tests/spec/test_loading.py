@@ -128,6 +128,8 @@ unknown: 1
             "a.yaml:2:7: seed: the tag 'tag:yaml.org,2002:python/object:os.",
         ),
         ("name: x\n? [a, b]\n: 1", "a.yaml:2:3: a key must be a word"),
+        ("name: x\nlike: " + "[" * 150 + "]" * 150, "a.yaml:2:107: like.0.0: is nested deeper than 100 levels"),
+        ("seed: 1", "a.yaml:1:1: name: missing; write 'name: <text>'"),
         ("name: x\ntp: 2", "a.yaml:2:5: tp: must equal ep\na.yaml:1:1: ep: must equal tp"),
         ("name: x\nlinks: [{bandwidth: 1 GB/s, bandwidth: 2 GB/s}]", "a.yaml:2:29: links.0.bandwidth: duplicate key"),
     ],
@@ -153,6 +155,8 @@ def test_each_kind_of_problem(text, expected):
         ("- 1", "a.yaml:1:1: write a mapping of keys and values here"),
         ("name: x\nseed: \x01", "a.yaml:2:7: remove the character #x01"),
         ("name: " + "[" * 5000, "a.yaml: is nested too deeply"),
+        ("name: " + "[" * 100_000, "a.yaml: is nested too deeply"),
+        ("- " * 100_000, "a.yaml: is nested too deeply"),
     ],
 )
 def test_files_that_are_not_yaml(text, expected):
@@ -235,6 +239,14 @@ def test_json_reads_as_itself(data):
     assert document.data == data
     assert len(document.values) >= len(data) + 1
     assert not document.problems
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(WORDS, PLAIN, max_size=4))
+def test_both_parsers_agree_on_values_and_places(data):
+    text = yaml.safe_dump(data, allow_unicode=True)
+    fast, slow = parse(text), parse(text + "# &anchors are for the slow one\n")
+    assert fast == slow
 
 
 @settings(max_examples=300, deadline=None)

@@ -117,12 +117,16 @@ def test_catalogue_agrees():
         (("kind: nvlink", "kind: nvlinks"), "p.yaml:8:3: topology: kind 'nvlinks' is unknown; did you mean 'nvlink'?"),
         (("  planes: 2\n", ""), "p.yaml:8:3: topology.planes: missing; write 'planes: <whole number>'"),
         (("planes: 2", "planes: 0"), "topology.planes: should be greater than or equal to 1, not 0"),
+        (
+            ("server: 8", "server: 3"),
+            "p.yaml:10:11: topology.server: 3 devices a server do not fill a domain of 8 evenly",
+        ),
         ((", latency: 1 us", ""), "p.yaml:12:9: topology.link.latency: missing; write 'latency: 1 us'"),
         (("  cores: 100\n", "  core: 100\n"), "p.yaml:6:3: device.core: unknown key; did you mean 'cores'?"),
         (("title: Toy\n", "title: Toy\ntitle: Boy\n"), "p.yaml:2:1: title: duplicate key, first written on line 1"),
         (
             ("title: Toy\n", "title: Toy\nunverified: [device.core]\n"),
-            "p.yaml:2:13: unverified.0: the profile has no 'de",
+            "p.yaml:2:14: unverified.0: the profile has no 'de",
         ),
         (
             ("title: Toy\n", "title: Toy\ncalibration: some\n"),
@@ -132,6 +136,23 @@ def test_catalogue_agrees():
 )
 def test_errors_of_a_profile(change, expected):
     assert expected in problems(GOOD.replace(*change))
+
+
+TORUS = """\
+  kind: torus
+  pod: [16, 16]
+  host: [2, 2, 1]
+  shapes: [[4, 4], [8]]
+  link: {bandwidth: 50 GB/s, latency: 1 us}
+"""
+
+
+def test_errors_of_a_torus():
+    head = GOOD[: GOOD.index("  kind: nvlink")]
+    found = problems(head + TORUS)
+    assert "p.yaml:10:9: topology.host: has 3 axes, the pod 2" in found
+    assert "p.yaml:11:20: topology.shapes.1: has 1 axes, the pod 2" in found
+    assert "topology.shapes: missing; list the slices" in problems(head + TORUS.replace("[[4, 4], [8]]", "[]"))
 
 
 def test_two_gaps_are_told_together():
@@ -203,5 +224,7 @@ def test_options_of_a_scenario_become_choices():
     cluster = build_cluster(load_profile("tpu_v5p"), 128, **options.choices())
     assert cluster.options["shape"] == (4, 4, 8)
     assert cluster.graph.edges["device0", "device1"]["capacity"] == 5e10
+    with pytest.raises(InvalidInput, match=r"degraded\.0: write either a node that is down or the two ends"):
+        parse("degraded: [{remaining: 0.5}]").check(FabricOptions)
     assert FabricOptions().choices() == {"degraded": ()}
     assert math.prod(cluster.options["shape"]) == cluster.ranks
