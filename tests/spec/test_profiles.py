@@ -10,7 +10,7 @@ from moesim.errors import InvalidInput
 from moesim.hardware.fabrics import FABRICS, build_cluster
 from moesim.spec import library
 from moesim.spec.fabric import FabricOptions
-from moesim.spec.loading import parse
+from moesim.spec.loading import parse, read
 from moesim.spec.profile import Profile, load_profile
 
 PROFILES = (
@@ -72,6 +72,17 @@ def test_each_figure_has_its_source_beside_it(name):
         assert colon
     unverified = load_profile(name).unverified
     assert bool(unverified) == any("unverified" in line and "#" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", PROFILES)
+def test_the_json_schema_accepts_what_the_loader_accepts(name):
+    """Editors complete and check profiles by this schema."""
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = Profile.model_json_schema()
+    data = read(library.find("hardware", name)).data
+    jsonschema.validate(data, schema)
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({**data, "price": 3}, schema)
 
 
 def test_published_figures_are_read_exactly():
