@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 
 import numpy as np
 
 from moesim.cost.dtypes import dtype_distance
 from moesim.cost.estimate import Cost
-from moesim.cost.fitting import Family, Fit, Prediction, borrowed, default_fit, predict
+from moesim.cost.fitting import Family, Fit, Prediction, Rows, borrowed, default_fit, predict
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
@@ -123,27 +123,53 @@ def _version(software: str) -> float:
     return sum(number / 1000.0**place for place, number in enumerate(numbers))
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Answer:
+    """Predictions of rows on the kernels nearest to what was asked for.
+
+    cost: arrays [rows]. fits: the kernels that answered, ``which`` [rows] the index of each row's. outside: [rows]
+    doublings outside that kernel's calibrated range. floor_s: [rows] the larger of the two physical bounds.
+    """
+
+    cost: Cost
+    fits: tuple[Fit, ...]
+    which: np.ndarray
+    outside: np.ndarray
+    floor_s: np.ndarray
+
+
+def answer(machine: Machine, family: Family, rows: Rows, wanted: Mapping[str, str | None]) -> Answer:
+    """Predict rows (equal-length arrays) on the nearest measured kernels, else on the family's stated defaults.
+
+    Where several kernels are equally near, each row runs on the one whose calibrated range is nearest, then on the one
+    with most points.
+    """
+    fits = candidates(machine.fits.get(family.name, ()), wanted) or (default_fit(family),)
+    fits = tuple(map(_replayed(machine, family), fits))
+    predictions = [predict(family, machine.device, rows, fit) for fit in fits]
+    which = np.argmin([prediction.outside for prediction in predictions], axis=0)
+    costs = [_cost(fit, prediction) for fit, prediction in zip(fits, predictions, strict=True)]
+
+    def pick(values: list[object], name: str) -> np.ndarray:
+        return np.stack([getattr(value, name) for value in values])[which, np.arange(len(which))]
+
+    cost = Cost(*(pick(costs, name) for name in ("seconds", "low", "high", "limit")))
+    floor_s = np.maximum(pick(predictions, "memory_s"), pick(predictions, "compute_s"))
+    return Answer(cost, fits, which, pick(predictions, "outside"), floor_s)
+
+
 def estimate(
     machine: Machine, family: Family, rows: Mapping[str, object], wanted: Mapping[str, str | None] | None = None
 ) -> Cost:
-    """Cost of every row, on the nearest measured kernels of the machine, else on the family's stated defaults.
+    """Cost of every row, as `answer` gives it for the machine's software.
 
     rows: columns of the family's table as arrays or scalars that broadcast to one shape, which the result has. wanted:
-    group columns to look for (dtype, phase, kernel …); the machine's software is added. Where several kernels fit, each
-    row runs on the one whose calibrated range is nearest, then on the one with most points.
+    group columns to look for (dtype, phase, kernel …).
     """
     shape = np.broadcast_shapes(*(np.shape(values) for values in rows.values()))
     flat = {column: np.broadcast_to(np.asarray(values), shape).reshape(-1) for column, values in rows.items()}
-    wanted = {"software": machine.software} | dict(wanted or {})
-    fits = candidates(machine.fits.get(family.name, ()), wanted) or (default_fit(family),)
-    predictions = [(fit, predict(family, machine.device, flat, fit)) for fit in map(_replayed(machine, family), fits)]
-    costs = [_cost(fit, prediction) for fit, prediction in predictions]
-    nearest = np.argmin([prediction.outside for _, prediction in predictions], axis=0)
-    columns = np.arange(len(nearest))
-    picked = [
-        np.stack([getattr(c, name) for c in costs])[nearest, columns] for name in ("seconds", "low", "high", "limit")
-    ]
-    return Cost(*(values.reshape(shape) for values in picked))
+    cost = answer(machine, family, flat, {"software": machine.software} | dict(wanted or {})).cost
+    return Cost(*(getattr(cost, name).reshape(shape) for name in ("seconds", "low", "high", "limit")))
 
 
 def _replayed(machine: Machine, family: Family) -> Callable[[Fit], Fit]:
