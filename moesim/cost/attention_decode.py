@@ -3,18 +3,21 @@
 Shared by grouped-query attention and by multi-head latent attention (one stored head of 576 dims that all query heads
 read). Symbols: B sequences, L cached tokens inside the window, H query heads, H_k stored heads, γ = H/H_k, d and d_v
 key and value dims, κ elements stored per token and head (d + d_v, or 576), b bytes per stored element; BW, F, N
-datasheet bandwidth, peak and cores. Chosen per kernel: row tile r, token tile T, CTAs per core, splits.
+datasheet bandwidth, peak and cores. Chosen per kernel: row tile r, token tile T, CTAs per core, the rule for splits.
 
-    rows    = min(r, max(8, γ to the next power of two)),  items = B·H_k·ceil(γ/r)         query heads share a tile
-    splits  = clamp(slots/items, 1, tiles), slots = CTAs per core · N, tiles = ceil(L/T)       flash-decoding
-    tile    = max(c_0·(d + d_v)/256^α, T·κ·b/(c_l·BW/N), 2·rows·T·(d + d_v)/(F·e_c/N))         one tile of tokens
-    grid    = waves · (t_i + t_r·rows·(d + d_v)/256 + ceil(tiles/splits)·tile)
-    waves   = x ≤ 1 → 1, else ceil(x) − (1 − q)·(ceil(x) − x),  x = items·splits/slots
-    hbm     = (B·H_k·L·κ·b / cache + B·H·(d + d_v)·2) / (BW·e_m)             cache > 1 where the cache holds all of it
-    t       = t0 + (grid^p + hbm^p)^(1/p) + [splits > 1]·(t_s + t_n·splits) + t_b·B + [window cuts]·t_w
+    shares = ceil(γ/r),  rows = min(r, max(8, γ to the next power of two))           query heads of a group share tiles
+    items  = B·H_k·shares,  slots = CTAs per core · N,  tiles = ceil(L/T)
+    splits = slots/items, within 1 and tiles                                                           flash-decoding
+    tile   = max(c_0·((d + d_v)/256)^α, T·κ·b/(c_l·BW/N), 2·rows·T·(d + d_v)/(F·e_c/N))            one tile of tokens
+    fixed  = t_i + t_r·rows·(d + d_v)/256
+    grid   = waves·(fixed + ceil(tiles/splits)·tile) − fixed                  the first start of a CTA hides nothing
+    waves  = x ≤ 1 → 1, else ceil(x) − (1 − q)·(ceil(x) − x),  x = items·splits/slots
+    hbm    = (B·H_k·L·κ·b·(1 + ρ·(shares − 1))/cache + B·H·(d + d_v)·2) / (BW·e_m)    cache > 1 where it holds all
+    t      = t0 + fixed + max(grid, hbm) + φ·min(grid, hbm) + t_b·B
+             + [splits > 1]·(t_s + t_n·splits) + [window cuts]·t_w
 
-Groups that a kernel cannot pack (γ = 1, very wide γ; choice ``unpacked``) run one CTA per query head, with t_i2 and c_2
-in place of t_i and c_0.
+Groups that a kernel cannot pack (γ = 1, wide γ, too few CTAs; choice ``unpacked``) run a second kernel with one CTA per
+query head, that starts t_u later, with t_i2 and c_2 in place of t_i and c_0, and reads tokens by 32.
 Source: split-KV scheduling as in FlashAttention-3 and TensorRT-LLM, fitted to kernel times measured by NVIDIA and
 published with AIConfigurator 0.12.0 (Apache-2.0).
 """
@@ -39,30 +42,34 @@ PARAMETERS = {
     "c_0": Parameter(4e-7, 1e-8, 1e-5, "s", "latency of a tile of 128 tokens, d + d_v = 256", spread=1),
     "alpha": Parameter(1.0, 0.3, 2.5, "1", "growth of that latency with d + d_v", spread=0.3),
     "t_i": Parameter(2e-6, 1e-8, 3e-5, "s", "start and end of one CTA", spread=1),
-    "t_r": Parameter(3e-10, 1e-12, 1e-7, "s", "time per query row of a tile, d + d_v = 256", spread=1.5),
+    "t_r": Parameter(3e-9, 1e-12, 1e-7, "s", "time per query row of a tile, d + d_v = 256", spread=1.5),
     "t_s": Parameter(1.5e-6, 1e-8, 3e-5, "s", "extra launch that joins splits", spread=1),
-    "t_n": Parameter(3e-8, 1e-10, 2e-6, "s", "joining one more split", spread=1),
+    "t_n": Parameter(1e-7, 1e-10, 2e-6, "s", "joining one more split", spread=1),
     "t_b": Parameter(3e-9, 1e-11, 3e-6, "s", "scheduling one sequence", spread=1.5),
     "t_w": Parameter(3e-7, 1e-8, 4e-5, "s", "masking outside a window", spread=1.5),
     "cache": Parameter(1.3, 1.0, CACHE_SPEEDUP, "1", "last-level cache over HBM bandwidth", spread=0.3),
-    "p": Parameter(2.0, 1.0, 10.0, "1", "overlap of HBM and CTAs: 1 none, large perfect", spread=0.7),
+    "rho": Parameter(0.4, 0.02, 1.0, "1", "share of the cache read again by each further row tile", spread=1),
+    "phi": Parameter(0.4, 0.02, 1.0, "1", "share of the shorter of CTAs and HBM that is exposed", spread=0.7),
     "q": Parameter(0.3, 0.03, 1.0, "1", "wave quantisation: 1 full, 0 none", spread=0.7),
-    "t_i2": Parameter(2e-6, 1e-8, 3e-5, "s", "start and end of one CTA, unpacked", spread=1),
-    "c_2": Parameter(5e-7, 1e-8, 1e-5, "s", "latency of a tile, unpacked", spread=1),
+    "t_u": Parameter(5e-7, 1e-8, 1e-5, "s", "later start of the second kernel", spread=1),
+    "t_i2": Parameter(1e-6, 1e-8, 3e-5, "s", "start and end of one of its CTAs", spread=1),
+    "c_2": Parameter(5e-7, 1e-8, 1e-5, "s", "latency of one of its tiles", spread=1),
 }
 
-# (from, up to) the γ that run unpacked, beside γ = 1 where `from` is 1.
-_UNPACKED = {"never": (0, np.inf), "single": (1, np.inf), "single_wide": (1, 32), "wide": (0, 32), "wider": (0, 16)}
+# γ that runs unpacked: equal to the first, above the second. "small" adds XQA's rule (TensorRT-LLM, mayHavePerfGain:
+# it wants 4·H_k·B·max(1, L/128) of at least the number of SMs).
+_UNPACKED = {"never": (0, np.inf), "single": (1, np.inf), "single_wide": (1, 32), "single_wide_small": (1, 32)}
+_UNPACKED_TOKENS = 32  # tokens a CTA of the second kernel reads at once
 
 CHOICES = {
     "unpacked": tuple(_UNPACKED),
-    "ctas_per_core": (2, 1, 4),
+    "tile_rows": (16, 8, 32, 64, 128, "16_then_64"),
+    "splits": ("fill", "overfill", "square_root"),
+    "ctas_per_core": (1, 2, 4),
     "most_splits": (256, 64, 32, 16, 8),
-    "tile_rows": (16, 8, 32, 64, 128),
     "least_tiles": (1, 2, 4),
     "tile_tokens": (128, 64),
     "padded_dims": (False, True),
-    "overfill": (False, True),
 }
 
 
@@ -71,34 +78,63 @@ def decode_seconds(
 ) -> np.ndarray:
     """[rows] seconds by the equation above. rows: the geometry of `moesim.cost.attention`."""
     p, c = parameters, choices
-    batch, heads, stored = rows["batch"], rows["heads"], rows["stored_heads"]
+    batch, heads, stored, visible = rows["batch"], rows["heads"], rows["stored_heads"], rows["visible"]
     group, dims = heads / stored, rows["key_dim"] + rows["value_dim"]
-    single, wide = _UNPACKED[c["unpacked"]]
-    unpacked = (group == single) | (group > wide)
-    read_bytes, core_rate = rows["stored_dims"] * rows["kv_bytes"], device.hbm_bytes_per_s / device.cores
-    width = (2 ** np.ceil(np.log2(rows["key_dim"])) * 2 if c["padded_dims"] else dims) / 256
+    width = (2 * _power_of_two(rows["key_dim"]) if c["padded_dims"] else dims) / 256
+    unpacked = _unpacked(device, rows, group, c["unpacked"])
 
     packed = np.where(unpacked, 1.0, group)
-    row_tile = np.minimum(c["tile_rows"], np.maximum(8.0, 2 ** np.ceil(np.log2(packed))))
-    items = batch * np.where(unpacked, heads, stored * np.ceil(group / c["tile_rows"]))
-    tiles, slots = np.ceil(rows["visible"] / c["tile_tokens"]), c["ctas_per_core"] * device.cores
-    splits = np.ceil(slots / items) if c["overfill"] else np.floor(slots / items)
-    useful = np.minimum(np.maximum(np.floor(tiles / c["least_tiles"]), 1), c["most_splits"])
-    splits = np.clip(splits, 1, useful)
+    most_rows = np.where(group <= 32, 16.0, 64.0) if c["tile_rows"] == "16_then_64" else c["tile_rows"]
+    shares, row_tile = np.ceil(packed / most_rows), np.minimum(most_rows, np.maximum(8.0, _power_of_two(packed)))
+    items = batch * np.where(unpacked, heads, stored * shares)
+    splits = _splits(device, rows, items, c)
 
+    token_bytes, core_rate = rows["stored_dims"] * rows["kv_bytes"], device.hbm_bytes_per_s / device.cores
     latency = np.where(unpacked, p["c_2"], p["c_0"]) * c["tile_tokens"] / 128 * width ** p["alpha"]
-    load = c["tile_tokens"] * read_bytes / (p["c_l"] * core_rate)
+    load = c["tile_tokens"] * token_bytes / (p["c_l"] * core_rate)
     products = 2 * row_tile * c["tile_tokens"] * dims / (p["e_c"] * device.peak["bf16"] / device.cores)
     tile = np.maximum(np.maximum(latency, load), products)
-    cta = np.where(unpacked, p["t_i2"], p["t_i"]) + p["t_r"] * row_tile * width + np.ceil(tiles / splits) * tile
-    grid = waves(items * splits / slots, p["q"]) * cta
+    read = np.maximum(np.ceil(visible / _UNPACKED_TOKENS) / splits, 1) * _UNPACKED_TOKENS / c["tile_tokens"]
+    tiles = np.where(unpacked, read, np.ceil(np.ceil(visible / c["tile_tokens"]) / splits))
+    fixed = np.where(unpacked, p["t_i2"], p["t_i"]) + p["t_r"] * row_tile * width
+    grid = waves(items * splits / (c["ctas_per_core"] * device.cores), p["q"]) * (fixed + tiles * tile) - fixed
 
-    cached_bytes = batch * stored * rows["visible"] * read_bytes
-    hbm = cached_bytes / cache_gain(device, cached_bytes, p["cache"]) + batch * heads * dims * 2
-    hbm = hbm / (device.hbm_bytes_per_s * p["e_m"])
+    cached = batch * stored * visible * token_bytes
+    moved = cached * (1 + p["rho"] * (shares - 1)) / cache_gain(device, cached, p["cache"]) + batch * heads * dims * 2
+    hbm = moved / (device.hbm_bytes_per_s * p["e_m"])
+    overlapped = np.maximum(grid, hbm) + p["phi"] * np.minimum(grid, hbm)
     joined = np.where(splits > 1, p["t_s"] + p["t_n"] * splits, 0.0)
-    masked = np.where(rows["context"] > rows["visible"], p["t_w"], 0.0)
-    return p["t0"] + (grid ** p["p"] + hbm ** p["p"]) ** (1 / p["p"]) + joined + masked + p["t_b"] * batch
+    masked = np.where(rows["context"] > visible, p["t_w"], 0.0)
+    return p["t0"] + np.where(unpacked, p["t_u"], 0.0) + fixed + overlapped + joined + masked + p["t_b"] * batch
+
+
+def _unpacked(device: Device, rows: Rows, group: np.ndarray, rule: str) -> np.ndarray:
+    single, wide = _UNPACKED[rule]
+    unpacked = (group == single) | (group > wide)
+    if rule == "single_wide_small":
+        blocks = rows["batch"] * rows["stored_heads"] * np.maximum(1, rows["visible"] // 128)
+        unpacked |= 4 * blocks < device.cores
+    return unpacked
+
+
+def _splits(device: Device, rows: Rows, items: np.ndarray, choices: Mapping[str, object]) -> np.ndarray:
+    """[rows] CTAs that share the tokens of one item.
+
+    ``fill`` never starts a second wave, ``overfill`` fills the last one too. ``square_root`` is TensorRT-LLM's rule for
+    XQA: sqrt(8·blocks of 128 tokens), up to 8 waves, counting tokens that a window masks.
+    """
+    if choices["splits"] == "square_root":
+        blocks = rows["context"] // 128
+        few = np.minimum(blocks, np.rint(np.sqrt(8 * blocks)))
+        return np.maximum(np.minimum(few, 8 * device.cores // items), 1)
+    filling = choices["ctas_per_core"] * device.cores / items
+    filling = np.ceil(filling) if choices["splits"] == "overfill" else np.floor(filling)
+    useful = np.ceil(rows["visible"] / choices["tile_tokens"]) // choices["least_tiles"]
+    return np.maximum(np.minimum(filling, np.minimum(useful, choices["most_splits"])), 1)
+
+
+def _power_of_two(size: np.ndarray) -> np.ndarray:
+    return 2 ** np.ceil(np.log2(size))
 
 
 def decode_bounds(device: Device, rows: Rows) -> tuple[np.ndarray, np.ndarray]:

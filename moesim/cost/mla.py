@@ -76,6 +76,10 @@ def prefill_geometry(device: Device, rows: Rows) -> Rows:
     return common | {"stored_heads": common["heads"], "key_dim": key, "value_dim": value, "stored_dims": key + value}
 
 
+def _predict_decode(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]):
+    return predict_decode(device, rows, dict.fromkeys(_UNPACKED, 0.0) | parameters, {"unpacked": "never"} | choices)
+
+
 def _predict_prefill(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]):
     if choices["absorbed"]:
         one = np.ones_like(rows["batch"])
@@ -100,6 +104,7 @@ def _column(rows: Rows, name: str, measured: int) -> np.ndarray:
 
 
 _NUMERIC = ("batch_size", "isl", "step", "num_heads")
+_UNPACKED = ("t_u", "t_i2", "c_2", "t_w")  # parameters of a second kernel and of windows, which MLA has not
 _GROUP = attention.DECODE.group
 
 DECODE = replace(
@@ -108,7 +113,9 @@ DECODE = replace(
     columns=(*_GROUP, *_NUMERIC),
     shape=("num_heads",),
     numeric=("batch_size", "step", "num_heads"),
-    predict=predict_decode,
+    parameters={n: p for n, p in attention.DECODE.parameters.items() if n not in _UNPACKED},
+    choices={n: c for n, c in attention.DECODE.choices.items() if n != "unpacked"},
+    predict=_predict_decode,
     prepare=decode_geometry,
 )
 PREFILL = replace(
