@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from moesim.lab.reference import ReferenceModel
-from moesim.lab.routers import Routing
+from moesim.lab.routers import AnyRouting, Routing, SlotRouting
 from moesim.lab.training import Progress, one_thread, silent
 from moesim.routing.trace import encode_gates, expert_dtype
 
@@ -19,11 +19,13 @@ class Recorder:
     """Collects the routings of all MoE layers, pass by pass, into token-major arrays."""
 
     def __init__(self, experts: int):
+        self.experts = experts
         self.dtype = expert_dtype(experts)
         self.passes: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
 
-    def add(self, routings: Sequence[Routing]) -> None:
-        """Record one forward pass: a routing a layer, all of the same tokens."""
+    def add(self, routings: Sequence[AnyRouting]) -> None:
+        """Record one forward pass: a routing a layer, all of the same tokens. Slots are recorded as rows of tokens."""
+        routings = [routing.rows(self.experts) if isinstance(routing, SlotRouting) else routing for routing in routings]
         width = max(routing.ids.shape[1] for routing in routings)
         layers = [valid_first(routing, width) for routing in routings]
         ids, gates = (np.stack([layer[i] for layer in layers], axis=1) for i in (0, 1))
@@ -81,9 +83,10 @@ def capture_sequences(
     with one_thread(), torch.inference_mode():
         for start in range(0, len(sequences), batch):
             rows = torch.from_numpy(sequences[start : start + batch])
-            logits, routings = model(rows[:, :-1])
+            noise = torch.Generator().manual_seed(start)
+            logits, routings = model(rows[:, :-1], noise)
             losses.append(_sequence_losses(logits, rows[:, 1:]))
-            recorder.add(routings)
+            recorder.add([routing for layer in routings for routing in layer])
             progress("capturing", min(start + batch, len(sequences)), len(sequences))
     return recorder.arrays(), float(torch.cat(losses).mean())
 

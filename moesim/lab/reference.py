@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from moesim.errors import InvalidInput, Problem
 from moesim.lab.experts import RoutedExperts
-from moesim.lab.routers import ROUTERS, Routing, TokenContext
+from moesim.lab.routers import ROUTERS, AnyRouting, CapacityLimit, ChainRouter, Routing, TokenContext
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +23,11 @@ class ReferenceConfig:
     """Shape of a reference model.
 
     dense_layers come first, then moe_layers. expert_ffn, shared_ffn (0 = no shared expert) and dense_ffn: inner widths.
-    router: a key of `ROUTERS`; router_options: its keyword arguments. router_scale: standard deviation of the router
-    rows at initialisation; group_correlation: share ρ of their variance that experts of one routing group have in
-    common (see `initialise_router`), with `groups` groups. conv: width of a causal convolution over the last tokens at
-    the bottom of the model, 0 = none.
+    router: a key of `ROUTERS`; router_options: its keyword arguments. capacity: keyword arguments of `CapacityLimit`,
+    None = experts take whatever comes. router_scale: standard deviation of the router rows at initialisation;
+    group_correlation, layer_correlation: share of their variance that experts of one of `groups` routing groups, and
+    experts of successive layers, have in common (see `initialise_routers`). conv: width of a causal convolution over
+    the last tokens at the bottom of the model, 0 = none; conv_scale: its first tap at initialisation.
     """
 
     vocabulary: int
@@ -41,10 +42,13 @@ class ReferenceConfig:
     dense_ffn: int
     router: str
     router_options: Mapping[str, object] = field(default_factory=dict)
+    capacity: Mapping[str, object] | None = None
     router_scale: float = 0.02
     groups: int = 1
     group_correlation: float = 0.0
+    layer_correlation: float = 0.0
     conv: int = 0
+    conv_scale: float = 0.6
 
 
 class ShortConvolution(nn.Module):
@@ -81,14 +85,28 @@ class MoELayer(nn.Module):
     def __init__(self, config: ReferenceConfig):
         super().__init__()
         self.router = ROUTERS[config.router](config.hidden, config.experts, config.top_k, **config.router_options)
+        self.limit = None if config.capacity is None else CapacityLimit(config.experts, **config.capacity)
         self.routed = RoutedExperts(config.hidden, config.experts, config.expert_ffn)
         self.shared = FeedForward(config.hidden, config.shared_ffn) if config.shared_ffn else None
 
-    def forward(self, x: Tensor, context: TokenContext) -> tuple[Tensor, Routing]:
-        """x: [token, hidden]."""
-        routing = self.router(x, context)
-        out = self.routed(x, routing)
-        return (out if self.shared is None else out + self.shared(x)), routing
+    def forward(self, x: Tensor, context: TokenContext) -> tuple[Tensor, list[AnyRouting]]:
+        """Output [token, hidden] for x [token, hidden], and the routing of each pass through the experts."""
+        passes = self.router.passes if isinstance(self.router, ChainRouter) else [self.router]
+        out, routings = torch.zeros_like(x), []
+        for router in passes:
+            state = x if len(passes) == 1 else x + out
+            routing = router(state, context)
+            if self.limit is not None and isinstance(routing, Routing):
+                routing = self.limit(routing)
+            out = out + self.routed(state, routing)
+            routings.append(routing)
+        return (out if self.shared is None else out + self.shared(x)), routings
+
+    def after_step(self, routings: list[AnyRouting], progress: float) -> None:
+        """The updates that are not gradient descent: biases, capacities. progress: 0 … 1 through training."""
+        for part in (self.router, self.limit):
+            if hasattr(part, "after_step"):
+                part.after_step(routings[-1], progress)
 
 
 class Attention(nn.Module):
@@ -120,12 +138,12 @@ class Block(nn.Module):
 
     def forward(
         self, x: Tensor, rotation: tuple[Tensor, Tensor], context: TokenContext
-    ) -> tuple[Tensor, Routing | None]:
+    ) -> tuple[Tensor, list[AnyRouting]]:
         """x: [sequence, position, hidden]."""
         x = x + self.attention(self.attention_norm(x), rotation)
         rows = self.ffn_norm(x).flatten(0, 1)
-        out, routing = self.ffn(rows, context) if isinstance(self.ffn, MoELayer) else (self.ffn(rows), None)
-        return x + out.view_as(x), routing
+        out, routings = self.ffn(rows, context) if isinstance(self.ffn, MoELayer) else (self.ffn(rows), [])
+        return x + out.view_as(x), routings
 
 
 class ReferenceModel(nn.Module):
@@ -148,16 +166,18 @@ class ReferenceModel(nn.Module):
         """The layers with routed experts, in order."""
         return [block.ffn for block in self.blocks if isinstance(block.ffn, MoELayer)]
 
-    def forward(self, tokens: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, list[Routing]]:
-        """Logits [sequence, position, vocabulary] of tokens [sequence, position], and the routing of each MoE layer."""
+    def forward(
+        self, tokens: Tensor, generator: torch.Generator | None = None
+    ) -> tuple[Tensor, list[list[AnyRouting]]]:
+        """Logits [sequence, position, vocabulary] of tokens [sequence, position], and each MoE layer's routings."""
         context = TokenContext(tokens, generator)
         x = self.conv(self.embedding(tokens) * self.config.hidden**0.5)
         rotation = rotary_angles(tokens.shape[1], self.config.hidden // self.config.heads)
         routings = []
         for block in self.blocks:
-            x, routing = block(x, rotation, context)
-            if routing is not None:
-                routings.append(routing)
+            x, made = block(x, rotation, context)
+            if made:
+                routings.append(made)
         return F.linear(self.norm(x), self.embedding.weight), routings
 
 
@@ -181,32 +201,42 @@ def initialise(model: ReferenceModel, generator: torch.Generator) -> None:
     for name, parameter in model.named_parameters():
         if name.endswith("norm.weight"):
             continue
+        if name.endswith("router.scale"):
+            continue
         if ".router." in name:
             parameter.normal_(0, config.router_scale, generator=generator)
         elif name == "conv.taps":
-            parameter.copy_(1.0 * 0.75 ** torch.arange(config.conv).flip(0))
+            parameter.copy_(config.conv_scale * 0.75 ** torch.arange(config.conv).flip(0))
         elif name == "embedding.weight":
             parameter.normal_(0, 0.02, generator=generator)
         else:
             fan_in = parameter.shape[-2] if parameter.ndim == 3 else parameter.shape[-1]
             shrink = 0.4 if "down" in name or "attention.out" in name else 1.0
             parameter.normal_(0, shrink * fan_in**-0.5, generator=generator)
-    for layer in model.moe_layers:
-        weight = getattr(layer.router, "weight", None)
-        if config.group_correlation and weight is not None:
-            initialise_router(weight, config.groups, config.router_scale, config.group_correlation, generator)
+    if config.group_correlation or config.layer_correlation:
+        initialise_routers([layer.router.weight for layer in model.moe_layers], config, generator)
 
 
 @torch.no_grad()
-def initialise_router(
-    weight: Tensor, groups: int, scale: float, correlation: float, generator: torch.Generator
-) -> None:
-    """Rows w_e = scale (√(1−ρ) z_e + √ρ z_group(e)): experts of a routing group start out alike.
+def initialise_routers(weights: list[Tensor], config: ReferenceConfig, generator: torch.Generator) -> None:
+    """Router rows that start out alike inside a group and from layer to layer.
 
-    A chosen prior, not something learned: in DeepSeek-R1 hot experts cluster inside the routing groups, and
-    group-limited choice alone does not bring that about in a short training.
+    In each layer w_e = scale (√(1−ρ) z_e + √ρ z_group(e)); the z of a layer are √c times those of the layer below, in
+    a new order of groups and of experts inside them, plus √(1−c) times fresh ones. Chosen priors, not something
+    learned: in DeepSeek-R1 hot experts cluster inside the routing groups, and in DeepSeek-V2-Lite a layer's choices
+    foretell the next layer's; neither comes about in a training of some hundred steps.
     """
-    experts, hidden = weight.shape
-    common = torch.empty(groups, hidden).normal_(generator=generator).repeat_interleave(experts // groups, dim=0)
-    own = torch.empty(experts, hidden).normal_(generator=generator)
-    weight.copy_(scale * ((1 - correlation) ** 0.5 * own + correlation**0.5 * common))
+    groups, size = config.groups, config.experts // config.groups
+    rho, c = config.group_correlation, config.layer_correlation
+
+    def draw(*shape: int) -> Tensor:
+        return torch.empty(*shape, config.hidden).normal_(generator=generator)
+
+    common, own = draw(groups, 1), draw(groups, size)
+    for weight in weights:
+        weight.copy_((config.router_scale * ((1 - rho) ** 0.5 * own + rho**0.5 * common)).flatten(0, 1))
+        order = torch.randperm(groups, generator=generator)
+        inside = torch.stack([torch.randperm(size, generator=generator) for _ in range(groups)])
+        common = c**0.5 * common[order] + (1 - c) ** 0.5 * draw(groups, 1)
+        shuffled = own[order].gather(1, inside.unsqueeze(2).expand(own.shape))
+        own = c**0.5 * shuffled + (1 - c) ** 0.5 * draw(groups, size)

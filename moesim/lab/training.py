@@ -106,16 +106,16 @@ def train_step(
     rows = torch.from_numpy(training_batch(corpus, sequences=schedule.sequences, length=schedule.length, rng=rng))
     noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
     logits, routings = model(rows[:, :-1], noise)
-    loss = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()) + sum(routing.loss for routing in routings)
+    balance = sum(routing.loss for layer in routings for routing in layer)
+    loss = F.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten()) + balance
     optimiser.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), schedule.clip)
     for group in optimiser.param_groups:
         group["lr"] = schedule.rate(step)
     optimiser.step()
-    for layer, routing in zip(model.moe_layers, routings, strict=True):
-        if hasattr(layer.router, "after_step"):
-            layer.router.after_step(routing, step / schedule.steps)
+    for layer, made in zip(model.moe_layers, routings, strict=True):
+        layer.after_step(made, step / schedule.steps)
 
 
 def save_checkpoint(

@@ -45,7 +45,7 @@ def test_a_capture_is_the_forward_pass_whatever_its_batch(corpus, small_config):
     arrays, loss = capture_sequences(model, rows, batch=3)
     with torch.inference_mode():
         logits, routings = model(torch.from_numpy(rows[:, :-1]))
-    for layer, expected in enumerate(routings):
+    for layer, (expected,) in enumerate(routings):
         np.testing.assert_array_equal(arrays["ids"][:, layer], expected.ids)
     targets = torch.from_numpy(rows[:, 1:]).flatten()
     assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets).item(), rel=1e-5)

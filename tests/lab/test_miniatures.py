@@ -1,0 +1,73 @@
+"""Miniatures: the shipped captures have the geometry they claim, and a capture can be made, broken off and resumed."""
+
+from pathlib import Path
+
+import pytest
+
+import moesim.routing
+from moesim.errors import InvalidInput
+from moesim.lab import miniatures
+from moesim.lab.corpus import text_digest
+from moesim.lab.training import Schedule
+from moesim.routing.trace import open_trace
+
+CAPTURES = Path(moesim.routing.__file__).parent / "captures"
+
+
+@pytest.fixture
+def tiny(corpus, small_config, monkeypatch):
+    """A miniature that trains in a moment on a made-up corpus, under a name of its own."""
+    miniature = miniatures.Miniature(
+        "tiny", "nothing", small_config(), Schedule(steps=60, sequences=2, length=16), "tiny", "", tokens_per_domain=64
+    )
+    monkeypatch.setattr(miniatures, "MINIATURES", {"tiny": miniature})
+    monkeypatch.setattr(miniatures, "load_corpus", lambda: corpus)
+    return miniature
+
+
+def test_a_capture_is_written_with_its_story(tiny, tmp_path):
+    trace = open_trace(miniatures.capture_miniature("tiny", tmp_path / "tiny.safetensors"))
+    assert trace.ids.shape == (128, 2, 2)
+    assert trace.labels == ("counting", "motif") * 4
+    assert trace.metadata["text_sha256"] == "made up"
+    assert trace.metadata["schedule"]["steps"] == 60
+    assert not trace.synthetic
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]
+
+
+def test_an_interrupted_capture_leaves_a_checkpoint_and_resumes_to_the_same_bytes(tiny, tmp_path):
+    whole = miniatures.capture_miniature("tiny", tmp_path / "whole.safetensors").read_bytes()
+
+    def interrupt(stage, done, total):
+        if done == 55:
+            raise KeyboardInterrupt
+
+    out = tmp_path / "broken.safetensors"
+    with pytest.raises(KeyboardInterrupt):
+        miniatures.capture_miniature("tiny", out, progress=interrupt)
+    assert not out.exists()
+    with pytest.raises(InvalidInput, match="checkpoint of another run"):
+        miniatures.capture_miniature("tiny", out, rng_seed=1)
+    assert miniatures.capture_miniature("tiny", out).read_bytes() == whole
+    assert not out.with_name("broken.safetensors.checkpoint").exists()
+
+
+def test_an_unknown_miniature_is_named(tmp_path):
+    with pytest.raises(InvalidInput, match="write one of deepseek-v3-miniature"):
+        miniatures.capture_miniature("deepseek", tmp_path / "x.safetensors")
+
+
+@pytest.mark.parametrize("miniature", miniatures.MINIATURES.values(), ids=lambda miniature: miniature.name)
+def test_shipped_captures_have_the_geometry_they_claim(miniature):
+    trace = open_trace(CAPTURES / f"{miniature.name}.safetensors")
+    config = miniature.config
+    assert (trace.experts, trace.top_k, trace.groups) == (config.experts, config.top_k, config.groups)
+    assert trace.layers == config.moe_layers
+    assert trace.tokens >= 24_000
+    assert len(set(trace.labels)) >= 5
+    assert trace.metadata["text_sha256"] == text_digest()
+    assert trace.metadata["config"] == miniatures.describe_config(config)
+
+
+def test_shipped_captures_are_small():
+    assert sum(path.stat().st_size for path in CAPTURES.glob("*.safetensors")) <= 4_000_000
