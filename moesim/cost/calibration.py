@@ -109,17 +109,27 @@ def _distance(fit: Fit, wanted: Mapping[str, str | None]) -> tuple[float, ...]:
         want, have = wanted.get(column), fit.key.get(column)
         return dtype_distance(want, have) if want is not None and have is not None else 0.0
 
-    software, have = wanted.get("software") or "", fit.key.get("software", "")
-    other_stack = float(bool(software) and software.split()[0] != have.split()[0])
-    newest = -_version(have) if " " not in software.strip() else abs(_version(have) - _version(software))
+    software, have = (wanted.get("software") or "").strip(), fit.key.get("software", "")
+    stack, version = 0.0, 0.0
+    if software:
+        stack = float(software.split()[0] != have.split()[0]) + _unlike(_unversioned(software), _unversioned(have))
+        asked = re.search(r"\d", software)
+        version = abs(_version(have) - _version(software)) if asked else -_version(have)
     kernel = wanted.get("kernel")
-    unlike = 1 - SequenceMatcher(None, kernel, fit.key.get("kernel", "")).ratio() if kernel else 0.0
-    return (dtype("dtype"), dtype("kv_cache_dtype"), other_stack, newest if software else 0.0, unlike)
+    return dtype("dtype"), dtype("kv_cache_dtype"), stack, version, _unlike(kernel, fit.key.get("kernel", kernel))
+
+
+def _unlike(one: str | None, other: str | None) -> float:
+    return 1 - SequenceMatcher(None, one, other).ratio() if one and other and one != other else 0.0
+
+
+def _unversioned(software: str) -> str:
+    return " ".join(re.sub(r"\d[\w.]*", "", software).split())
 
 
 def _version(software: str) -> float:
-    """A version as one number, e.g. ``trtllm 1.3.0rc20`` -> 1.0300020…: only its order and nearness matter."""
-    numbers = [int(number) for number in re.findall(r"\d+", software.split(" ", 1)[-1])][:4]
+    """A version as one number, e.g. ``trtllm 1.3.0rc20`` -> 1.003…: only its order and nearness matter."""
+    numbers = [int(number) for number in re.findall(r"\d+", software)][:4]
     return sum(number / 1000.0**place for place, number in enumerate(numbers))
 
 

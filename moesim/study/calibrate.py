@@ -1,0 +1,207 @@
+"""Fit a profile's cost models to measured tables and keep the fits in the profile.
+
+Input is any table that `moesim validate` reads, with a measured ``latency_s`` in seconds. Every kernel (combination of
+software, kernel, dtype …) is fitted by itself; its error and interval come from shapes that its fit never saw.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from moesim.cost.calibration import answer, entry_from_fit, machine_for
+from moesim.cost.families import FAMILIES
+from moesim.cost.fitting import (
+    Family,
+    Fit,
+    Rows,
+    absolute_errors,
+    cross_validate,
+    fit,
+    groups_of,
+    predict,
+    with_held_out,
+)
+from moesim.errors import InvalidInput, Problem
+from moesim.hardware.device import Device, Hardware
+from moesim.study.tables import families_of, table_kind, unusable
+
+# Measured times this many times above or below the stated defaults, in the median, are not in seconds: the defaults
+# are within 10x for every kernel of the tables that they were drawn from, and units differ by 1000x.
+_WRONG_UNITS = 50.0
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Calibration:
+    """What `calibrate` found.
+
+    fits: by family. summary: one row a kernel: points, shapes, median and P90 error before (the profile as it was) and
+    after (shapes held out where there are several), interval. rows: the table's rows with ``before_s``, ``after_s``
+    (in sample), ``held_out_s`` and ``family``, for figures.
+    """
+
+    fits: Mapping[str, tuple[Fit, ...]]
+    summary: pd.DataFrame
+    rows: pd.DataFrame
+
+
+def calibrate(
+    tables: Mapping[str, pd.DataFrame],
+    hardware: Hardware,
+    lookup: Callable[[str], Hardware],
+    *,
+    software: str | None = None,
+    folds: int = 5,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Calibration:
+    """Fit every kernel of the tables that was measured on this hardware.
+
+    tables: by file name, which errors quote. Rows of other hardware are left out; a table without a ``hardware`` column
+    is all of this one. software: only stacks whose name starts so. progress: called with each kernel's name. Raises
+    InvalidInput with every kernel that cannot be fitted, and fits nothing then.
+    """
+    machine = machine_for(hardware, None, lookup, graphs=False)
+    fits: dict[str, list[Fit]] = {}
+    summary, rows, problems = [], [], []
+    for name, table in tables.items():
+        kind, table = _prepared(table, name, hardware, software)
+        for family, members in families_of(table, kind):
+            for key, positions in groups_of(family, table.iloc[members]):
+                part = table.iloc[members[positions]]
+                key = {column: value for column, value in key.items() if column != "hardware"}
+                progress(" ".join(key.values()))
+                data = {column: part[column].to_numpy() for column in (*family.columns, family.measured)}
+                try:
+                    _check_units(family, hardware.device, data)
+                    before = answer(machine, family, data, key).cost.seconds
+                    fitted, held_out = _fit(family, hardware.device, data, key, folds)
+                except InvalidInput as error:
+                    problems.append(Problem(str(error), file=name))
+                    continue
+                fits.setdefault(family.name, []).append(fitted)
+                after = predict(family, hardware.device, data, fitted).seconds
+                columns = {"family": family.name, "before_s": before, "after_s": after, "held_out_s": held_out}
+                rows.append(part.assign(**columns))
+                summary.append(_summary(fitted, before, data[family.measured]))
+    if problems:
+        raise InvalidInput(problems)
+    return Calibration({f: tuple(some) for f, some in fits.items()}, pd.DataFrame(summary), pd.concat(rows))
+
+
+def _prepared(table: pd.DataFrame, name: str, hardware: Hardware, software: str | None) -> tuple[str, pd.DataFrame]:
+    """The rows of this hardware and software, checked."""
+    if "hardware" not in table:
+        table = table.assign(hardware=hardware.name)
+    kind = table_kind(table, name)
+    if "latency_s" not in table:
+        raise InvalidInput(Problem("calibrating needs the measured time; add a column latency_s in seconds", file=name))
+    table = table[table["hardware"] == hardware.name]
+    if software is not None:
+        table = table[table["software"].str.startswith(software)]
+    if table.empty:
+        what = hardware.name if software is None else f"{hardware.name} with {software}"
+        raise InvalidInput(
+            Problem(f"no row was measured on {what}; check the columns hardware and software", file=name)
+        )
+    reason = unusable(table, kind)
+    bad = np.flatnonzero(reason != "")
+    if len(bad):
+        raise InvalidInput([Problem(f"row {table.index[row]}: {reason[row]}", file=name) for row in bad[:10]])
+    return kind, table
+
+
+def _fit(family: Family, device: Device, rows: Rows, key: dict[str, str], folds: int) -> tuple[Fit, np.ndarray]:
+    fitted = fit(family, device, rows, key)
+    held_out = cross_validate(family, device, rows, key, folds=folds)
+    return with_held_out(fitted, held_out, rows[family.measured]), held_out
+
+
+def _check_units(family: Family, device: Device, rows: Rows) -> None:
+    from moesim.cost.fitting import default_fit
+
+    expected = predict(family, device, rows, default_fit(family)).seconds
+    ratio = float(np.median(np.asarray(rows[family.measured], dtype=float) / expected))
+    if not 1 / _WRONG_UNITS < ratio < _WRONG_UNITS:
+        raise InvalidInput(
+            f"{family.measured} does not look like seconds: half of the rows are {ratio:.3g} times what the datasheet "
+            "suggests; convert milliseconds or microseconds to seconds"
+        )
+
+
+def _summary(fitted: Fit, before: np.ndarray, seconds: np.ndarray) -> dict[str, object]:
+    median, p90 = absolute_errors(before, seconds)
+    return {
+        "family": fitted.family,
+        **fitted.key,
+        "points": fitted.points,
+        "shapes": fitted.shapes,
+        "before_median": median,
+        "before_p90": p90,
+        "after_median": fitted.error[0],
+        "after_p90": fitted.error[1],
+        "held_out": fitted.held_out,
+        "low": fitted.interval[0],
+        "high": fitted.interval[1],
+    }
+
+
+def calibration_block(
+    old: Mapping[str, object], fits: Mapping[str, Sequence[Fit]], *, source: str, date: str
+) -> dict[str, object]:
+    """The ``calibration:`` block with new fits in it; fits of other kernels, and a ``like``, stay."""
+    block: dict[str, object] = {"source": source, "date": date}
+    if "like" in old:
+        block["like"] = old["like"]
+    for family in FAMILIES.values():
+        new = [entry_from_fit(fit) for fit in fits.get(family.name, ())]
+        replaced = [_identity(entry) for entry in new]
+        kept = [entry for entry in old.get(family.name, ()) if _identity(entry) not in replaced]
+        if kept or new:
+            block[family.name] = sorted(kept + new, key=_identity)
+    return block
+
+
+def _identity(entry: Mapping[str, object]) -> tuple[str, ...]:
+    return tuple(str(entry.get(c, "")) for c in ("software", "kernel", "phase", "dtype", "kv_cache_dtype"))
+
+
+def write_calibration(path: str | Path, block: Mapping[str, object], check: Callable[[Path], object]) -> None:
+    """Replace the ``calibration:`` block of a profile; everything else, comments included, stays as it was.
+
+    check: reads the new file before it takes the old one's place; if it raises, the profile is untouched.
+    """
+    path = Path(path)
+    text = path.read_text(encoding="utf-8")
+    new = path.with_name(f".{path.stem}.new.yaml")
+    try:
+        new.write_text(_spliced(text, block), encoding="utf-8")
+        check(new)
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def _spliced(text: str, block: Mapping[str, object]) -> str:
+    lines = ["calibration:\n"]
+    for name, value in block.items():
+        if isinstance(value, list):
+            lines += [f"  {name}:\n", *(f"    - {_flow(entry)}\n" for entry in value)]
+        else:
+            lines.append(f"  {name}: {_flow(value)}\n")
+    # the key and the indented or empty lines below it, up to the next key or comment at the margin
+    found = re.search(r"^calibration:.*\n?(?:(?:[ \t].*|[ \t]*)\n)*(?:[ \t].*)?", text, flags=re.MULTILINE)
+    if found is None:
+        return text.rstrip("\n") + "\n" + "".join(lines)
+    return text[: found.start()] + "".join(lines) + text[found.end() :]
+
+
+def _flow(value: object) -> str:
+    """One line of YAML in flow style."""
+    return yaml.safe_dump(value, default_flow_style=True, sort_keys=False, width=10**9).removesuffix("...\n").strip()
