@@ -86,7 +86,7 @@ def assemble(document: Document) -> Assembly:
     model = tell.attempt(lambda: require_shapes(load_model(scenario.model, beside=document.file)), "")
     hardware = tell.attempt(lambda: load_profile(scenario.cluster.hardware, beside=document.file), "cluster")
     cluster = hardware and tell.attempt(
-        lambda: build_cluster(hardware, scenario.cluster.devices, **scenario.cluster.options), "cluster"
+        lambda: build_cluster(hardware, scenario.cluster.devices, **scenario.cluster.options.choices()), "cluster"
     )
     parallelism = tell.attempt(lambda: _parallelism(scenario), "")
     precision = hardware and tell.attempt(lambda: _precision(scenario, hardware), "")

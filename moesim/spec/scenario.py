@@ -9,6 +9,7 @@ from pydantic import Field
 from moesim.hardware.precision import PRECISIONS
 from moesim.network.fidelity import FIDELITIES
 from moesim.placement.policies import POLICIES
+from moesim.spec.fabric import FabricOptions
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
 from moesim.workload.kernels import KERNELS
@@ -20,11 +21,11 @@ Format = Literal[tuple(PRECISIONS)]
 
 
 class Cluster(Spec):
-    """How many of which device. options: of the profile's fabric, e.g. ``shape: [4, 4, 4]`` of a torus."""
+    """How many of which device. options: what the job decides about the profile's fabric, e.g. the shape of a torus."""
 
     hardware: str
     devices: Count
-    options: dict[str, object] = Field(default_factory=dict)
+    options: FabricOptions = FabricOptions()
 
 
 class Parallelism(Spec):
