@@ -58,11 +58,11 @@ def prefill_seconds(
     p, c = parameters, choices
     batch, new, stored = rows["batch"], rows["new_tokens"], rows["stored_heads"]
     dims = rows["key_dim"] + rows["value_dim"]
-    share = rows["heads"] / stored if c["shared_tiles"] else 1.0
-    heads = stored if c["shared_tiles"] else rows["heads"]
+    shared = c["shared_tiles"] or c.get("absorbed", False)
+    share, heads = (rows["heads"] / stored, stored) if shared else (1.0, rows["heads"])
     tile_rows, tile_tokens = _tile_rows(c["tile_rows"], new * share, rows["key_dim"]), c["tile_tokens"]
 
-    covered = np.maximum(tile_rows / share, 1.0)
+    covered = tile_rows / share
     window = rows["window"] if c["skips_window"] else np.inf
     tiles, tokens, last = tile_work(new, rows["earlier"], window, covered)
     blocks = np.maximum(tokens / tile_tokens + tiles * (1 - np.minimum(covered, tile_tokens) / tile_tokens) / 2, tiles)
