@@ -8,12 +8,16 @@ from typing import Annotated
 import typer
 
 from moesim.cli.output import note, print_json, print_table, say
+from moesim.errors import InvalidInput
 
 
 def run(
     scenario: Annotated[str, typer.Argument(help="Name of a shipped scenario, or a YAML file.")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures and the timeline.")] = None,
+    links: Annotated[
+        bool, typer.Option("--links", help="Also write link use and traffic to --out; print hot links.")
+    ] = False,
     change: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. workload.context=8192."),
@@ -22,16 +26,21 @@ def run(
     """Simulate one step of a scenario and print what it takes and why."""
     from moesim.study.run import run_scenario
 
+    if links and out is None:
+        raise InvalidInput("--links needs --out DIR to write its pictures to")
     result = run_scenario(scenario, changes=change or ())
     if out is not None:
-        from moesim.report.step import write_step_report
+        from moesim.report.step import write_link_report, write_step_report
 
-        for path in write_step_report(result, out):
+        written = write_step_report(result, out) + (write_link_report(result, out) if links else [])
+        for path in written:
             note(f"wrote {path}")
     if json:
         print_json(result.metrics)
     else:
         _print(result.metrics)
+        if links:
+            _print_links(result)
 
 
 def _print(metrics: dict) -> None:
@@ -61,6 +70,26 @@ def _print(metrics: dict) -> None:
     say()
     for name, text in metrics["provenance"].items():
         say(f"{name}: {text}")
+
+
+def _print_links(result) -> None:
+    from moesim.study.links import hottest_links, link_load
+
+    deployment = result.assembly.deployment
+    found = link_load(deployment, result.timeline)
+    rows = [
+        (
+            row["from"],
+            row["to"],
+            f"{row['utilisation']:.1%}",
+            *(f"{row[f'{kind}_bytes'] / 1e6:,.1f}" for kind in found.kinds),
+        )
+        for row in hottest_links(deployment, found).to_dict("records")
+    ]
+    say()
+    print_table(
+        rows, header=("hottest links: from", "to", "used", *(f"{kind} MB" for kind in found.kinds)), right=range(2, 9)
+    )
 
 
 def _print_hot_spots(metrics: dict) -> None:

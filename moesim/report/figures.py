@@ -73,6 +73,16 @@ def draw_expert_load(load: np.ndarray, path: str | Path, title: str = "") -> Non
     _save(figure, path)
 
 
+def draw_traffic(traffic: np.ndarray, path: str | Path, title: str = "") -> None:
+    """Bytes [source rank, destination rank] as a heat map in MB."""
+    figure, axes = _figure(6.6, 5.6)
+    image = axes.imshow(traffic / 1e6, cmap="viridis", vmin=0, interpolation="nearest")
+    axes.set(xlabel="to rank", ylabel="from rank", title=title)
+    axes.title.set_fontsize(10)
+    figure.colorbar(image, ax=axes, label="MB a step")
+    _save(figure, path)
+
+
 def _figure(width: float, height: float):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

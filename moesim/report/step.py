@@ -6,8 +6,10 @@ import json
 import os
 from pathlib import Path
 
-from moesim.report.figures import draw_breakdown, draw_expert_load, draw_layer_timeline
+from moesim.report.figures import draw_breakdown, draw_expert_load, draw_layer_timeline, draw_traffic
 from moesim.report.perfetto import write_chrome_trace
+from moesim.report.topology_figure import draw_topology
+from moesim.study.links import bottleneck, hottest_links, link_load, traffic_matrix
 from moesim.study.metrics import expert_load
 from moesim.study.run import Result
 
@@ -32,10 +34,26 @@ def write_step_report(result: Result, folder: str | Path) -> list[Path]:
         load = expert_load(result.step, deployment.placement)
         draw_expert_load(load, written[-1], f"{title}: load of the replayed experts")
     written.append(folder / "timeline.json")
-    write_chrome_trace(result.timeline, written[-1])
+    write_chrome_trace(result.timeline, written[-1], lambda transfer: bottleneck(deployment, transfer))
     written.append(folder / "metrics.json")
     _write_json(metrics, written[-1])
     return written
+
+
+def write_link_report(result: Result, folder: str | Path) -> list[Path]:
+    """The topology with the use of every link, the rank x rank traffic matrix, and the ten hottest links (CSV)."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    deployment, title = result.assembly.deployment, result.assembly.title
+    found = link_load(deployment, result.timeline)
+    utilisation = dict(zip(deployment.network.links.ends, found.utilisation.tolist(), strict=True))
+    topology, matrix, table = folder / "links.png", folder / "traffic.png", folder / "hottest_links.csv"
+    draw_topology(deployment.cluster, topology, utilisation=utilisation, title=f"{title}: use of links over the step")
+    draw_traffic(traffic_matrix(deployment, result.step), matrix, f"{title}: dispatch and combine")
+    partial = table.with_name(table.name + ".partial")
+    hottest_links(deployment, found).to_csv(partial, index=False)
+    os.replace(partial, table)
+    return [topology, matrix, table]
 
 
 def _write_json(data: object, path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 
 from moesim.engine.timeline import Timeline
 from moesim.placement.placement import Placement
+from moesim.study.links import hottest_links, link_load
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.inference import Step
 
@@ -95,25 +96,16 @@ def expert_load(step: Step, placement: Placement) -> np.ndarray:
     return load
 
 
-def link_load(deployment: Deployment, timeline: Timeline) -> np.ndarray:
-    """Bytes [link] that the step puts on every link."""
-    load = np.zeros(deployment.network.capacity.size)
-    for track in timeline.tracks:
-        for op in track.program.ops:
-            if op.transfer is not None:
-                np.add.at(load, op.transfer.links, op.transfer.load)
-    return load
-
-
 def hottest_link(deployment: Deployment, timeline: Timeline) -> dict[str, object] | None:
     """The link with the largest share of its capacity used over the step."""
-    load = link_load(deployment, timeline)
-    if not load.any():
+    found = link_load(deployment, timeline)
+    if not found.load.any():
         return None
-    utilisation = load / (deployment.network.capacity * timeline.makespan_s)
-    link = int(utilisation.argmax())
-    source, target = deployment.network.links.ends[link]
-    return {"from": source, "to": target, "utilisation": float(utilisation[link]), "bytes": float(load[link])}
+    row = hottest_links(deployment, found, count=1).iloc[0]
+    return {
+        name: row[name] if name in ("from", "to") else float(row[name])
+        for name in ("from", "to", "utilisation", "bytes")
+    }
 
 
 def rounded(value: object) -> object:

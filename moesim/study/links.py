@@ -1,0 +1,72 @@
+"""Which links a step loads, with what, and who sends how much to whom."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from moesim.engine.timeline import Timeline
+from moesim.network.transfer import Transfer
+from moesim.workload.deployment import Deployment
+from moesim.workload.inference import Step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LinkLoad:
+    """Bytes of one step on every link. kinds: of collectives; load: [kind, link] bytes; utilisation: [link] share of
+    the link's capacity over the whole step."""
+
+    kinds: tuple[str, ...]
+    load: np.ndarray
+    utilisation: np.ndarray
+
+
+def link_load(deployment: Deployment, timeline: Timeline) -> LinkLoad:
+    """Add up what every collective puts on every link."""
+    capacity = deployment.network.capacity
+    load: dict[str, np.ndarray] = {}
+    for track in timeline.tracks:
+        for op in track.program.ops:
+            if op.transfer is not None:
+                row = load.setdefault(op.kind, np.zeros(capacity.size))
+                row[op.transfer.links] += op.transfer.load
+    table = np.array(list(load.values())) if load else np.zeros((0, capacity.size))
+    return LinkLoad(tuple(load), table, table.sum(axis=0) / (capacity * timeline.makespan_s))
+
+
+def hottest_links(deployment: Deployment, found: LinkLoad, count: int = 10) -> pd.DataFrame:
+    """The most used links, one row each: from, to, utilisation, bytes, and ``KIND_bytes`` by kind of collective."""
+    order = np.argsort(-found.utilisation, kind="stable")[:count]
+    ends = [deployment.network.links.ends[link] for link in order]
+    rows = {
+        "from": [source for source, _ in ends],
+        "to": [target for _, target in ends],
+        "utilisation": found.utilisation[order],
+        "bytes": found.load.sum(axis=0)[order],
+    }
+    return pd.DataFrame(rows | {f"{kind}_bytes": found.load[row, order] for row, kind in enumerate(found.kinds)})
+
+
+def bottleneck(deployment: Deployment, transfer: Transfer) -> tuple[str, str] | None:
+    """The link that takes longest to pass its part of a collective; None when nothing moves."""
+    if not transfer.links.size:
+        return None
+    slowest = np.argmax(transfer.load / deployment.network.capacity[transfer.links])
+    return deployment.network.links.ends[transfer.links[slowest]]
+
+
+def traffic_matrix(deployment: Deployment, step: Step) -> np.ndarray:
+    """Bytes [source rank, destination rank] of all dispatches and combines of a step; own tokens stay at home."""
+    ranks = deployment.parallelism.devices
+    total = np.zeros((deployment.cluster.ranks, deployment.cluster.ranks))
+    if deployment.parallelism.attention_dp == 1:
+        return total
+    hidden, precision = deployment.model.hidden, deployment.precision
+    for instance, layers in enumerate(step.traffic):
+        copies = sum(layer.copies for layer in layers)
+        here = slice(instance * ranks, (instance + 1) * ranks)
+        total[here, here] = hidden * (copies * precision.dispatch.bytes + copies.T * precision.combine.bytes)
+    np.fill_diagonal(total, 0.0)
+    return total
