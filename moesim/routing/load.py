@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from moesim.errors import InvalidInput, Problem
+from moesim.routing.container import map_arrays, read_header, write_arrays
 from moesim.routing.trace import RouterTrace
+
+FORMAT_VERSION = 1
+HEADER_KEY = "moesim_load"
+_HEADER = ("top_k", "groups", "source", "dropped", "metadata")
 
 WINDOW_TOKENS = 4096  # tokens that are counted at once; also the batch that a capacity factor applies to
 
@@ -36,6 +42,22 @@ class LoadTable:
             raise InvalidInput(
                 Problem(f"load of {self.name} must be finite, not negative, and positive somewhere in every layer")
             )
+
+
+def open_load_table(path: str | Path) -> LoadTable:
+    """Read a load table that `write_load_table` wrote. Raises InvalidInput naming the file."""
+    path = Path(path)
+    header, arrays = map_arrays(path, ("load",))
+    about = read_header(path, header, HEADER_KEY, FORMAT_VERSION, _HEADER)
+    if "load" not in arrays:
+        raise InvalidInput(Problem("holds no load", file=str(path)))
+    return LoadTable(path.stem, np.asarray(arrays["load"]), **about)
+
+
+def write_load_table(path: str | Path, table: LoadTable) -> Path:
+    """Write a load table as safetensors."""
+    about = {"format": FORMAT_VERSION} | {name: getattr(table, name) for name in _HEADER}
+    return write_arrays(Path(path), {"load": table.load}, HEADER_KEY, about | {"metadata": dict(table.metadata)})
 
 
 def choices(trace: RouterTrace, tokens: slice, layers: slice = slice(None)) -> np.ndarray:

@@ -1,17 +1,11 @@
 """Router traces: which experts each token chose at each MoE layer, as a value and as a file.
 
 The file is plain safetensors, token-major, so that one inference step is one gather of whole rows and opening is one
-`mmap`. Everything that is not an array stands as JSON under the single header key ``moesim_trace`` (several keys would
-come out in an arbitrary order, and the same trace must give the same bytes).
+`mmap` (`moesim.routing.container`).
 """
 
 from __future__ import annotations
 
-import json
-import mmap
-import os
-import struct
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +14,13 @@ import numpy as np
 
 from moesim.errors import InvalidInput, Problem
 from moesim.routing.checks import check_trace, shape_problems
+from moesim.routing.container import map_arrays, read_header, write_arrays
 
 FORMAT_VERSION = 1
 HEADER_KEY = "moesim_trace"
 CHECKED_AT_OPEN_BYTES = 64 * 2**20  # a full scan of this much takes about 0.2 s; larger traces wait for `check_trace`
 _ARRAYS = ("ids", "offsets", "gates", "phase", "step", "positions", "token_ids", "count")
 _HEADER = ("experts", "groups", "labels", "source", "synthetic", "metadata")
-_DTYPES = {"U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8"}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -106,25 +100,9 @@ def open_trace(path: str | Path) -> RouterTrace:
     (`CHECKED_AT_OPEN_BYTES`); `check_trace` scans the others when asked. Raises InvalidInput naming the file.
     """
     path = Path(path)
-    header, body = _map_safetensors(path)
-    about = _about(path, header.pop("__metadata__", None))
-    arrays = {}
-    for name in [name for name in _ARRAYS if name in header]:
-        try:
-            dtype, shape, (first, last) = (header[name][key] for key in ("dtype", "shape", "data_offsets"))
-            if last > len(body):
-                raise InvalidInput(
-                    Problem(
-                        f"the file is truncated: it holds {len(body)} bytes of data where {name} ends at {last}; "
-                        "copy or capture it again",
-                        file=str(path),
-                    )
-                )
-            arrays[name] = body[first:last].view(_DTYPES[dtype]).reshape(shape)
-        except (KeyError, TypeError, ValueError):
-            raise InvalidInput(
-                Problem(f"tensor {name} is not an integer array: {header[name]}", file=str(path))
-            ) from None
+    header, arrays = map_arrays(path, _ARRAYS)
+    about = read_header(path, header, HEADER_KEY, FORMAT_VERSION, _HEADER)
+    about["labels"] = tuple(about["labels"])
     if missing := {"ids", "offsets"} - arrays.keys():
         raise InvalidInput(Problem(f"no tensor {' and no tensor '.join(sorted(missing))}", file=str(path)))
     trace = RouterTrace(name=path.stem, **arrays, **about)
@@ -140,59 +118,10 @@ def write_trace(path: str | Path, trace: RouterTrace) -> Path:
 
     Ids of wider integers are narrowed. Raises InvalidInput where the ids are not valid choices.
     """
-    from safetensors.numpy import save_file
-
     path = Path(path)
     check_trace(trace, str(path))
     arrays = {name: getattr(trace, name) for name in _ARRAYS if getattr(trace, name) is not None}
     arrays["ids"] = arrays["ids"].astype(expert_dtype(trace.experts), copy=False)
     arrays["offsets"] = arrays["offsets"].astype(np.int64, copy=False)
-    about = {"format": FORMAT_VERSION} | {name: getattr(trace, name) for name in _HEADER}
-    text = json.dumps(about | {"metadata": dict(trace.metadata)}, sort_keys=True, ensure_ascii=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, {HEADER_KEY: text})
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
-    return path
-
-
-def _map_safetensors(path: Path) -> tuple[dict, np.ndarray]:
-    """Header and data (read-only bytes, mapped) of a safetensors file: u64 header length, JSON header, data."""
-    try:
-        with open(path, "rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            prefix = file.read(8)
-            if len(prefix) < 8 or (length := struct.unpack("<Q", prefix)[0]) > size - 8:
-                raise InvalidInput(Problem("not a safetensors file, or truncated inside its header", file=str(path)))
-            header = json.loads(file.read(length))
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    except OSError as error:
-        raise InvalidInput(Problem(f"cannot be read: {error.strerror}", file=str(path))) from None
-    except ValueError:
-        raise InvalidInput(Problem("the header is not JSON: not a safetensors file", file=str(path))) from None
-    return header, np.frombuffer(mapped, dtype=np.uint8)[8 + length :]
-
-
-def _about(path: Path, header: Mapping[str, str] | None) -> dict:
-    """What the header says beside the arrays, as arguments of RouterTrace."""
-    text = (header or {}).get(HEADER_KEY)
-    if text is None:
-        raise InvalidInput(
-            Problem("a safetensors file, but not a moesim trace; convert it with moesim import-trace", file=str(path))
-        )
-    try:
-        about = json.loads(text)
-    except ValueError:
-        raise InvalidInput(Problem("the header of the trace is damaged; capture it again", file=str(path))) from None
-    if about.get("format") != FORMAT_VERSION:
-        raise InvalidInput(
-            Problem(f"trace format {about.get('format')}; this moesim reads format {FORMAT_VERSION}", file=str(path))
-        )
-    if missing := [name for name in _HEADER if name not in about]:
-        raise InvalidInput(Problem(f"the header of the trace lacks {', '.join(missing)}", file=str(path)))
-    return {name: about[name] for name in _HEADER} | {"labels": tuple(about["labels"])}
+    about = {name: getattr(trace, name) for name in _HEADER} | {"metadata": dict(trace.metadata)}
+    return write_arrays(path, arrays, HEADER_KEY, {"format": FORMAT_VERSION} | about)

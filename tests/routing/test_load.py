@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as hnp
 
 from moesim.errors import InvalidInput
 from moesim.routing import load as loads
-from moesim.routing.trace import RouterTrace
+from moesim.routing.trace import RouterTrace, write_trace
 
 positive_loads = hnp.arrays(np.int64, st.tuples(st.integers(1, 3), st.integers(2, 16)), elements=st.integers(1, 1000))
 
@@ -91,3 +91,14 @@ def test_deepseek_r1_counts_have_their_published_skew(deepseek_r1_loads):
     assert span(loads.hottest_rank, 32) == (2.05, 3.04)
     assert span(loads.hottest_rank, 128) == (3.75, 5.36)
     assert span(loads.group_correlation, 8) == (0.198, 0.342)
+
+
+def test_tables_come_back_from_their_file(tmp_path):
+    table = loads.LoadTable("r1", np.array([[1.0, 2, 3]]), top_k=2, source="counted", dropped=4, metadata={"a": 1})
+    back = loads.open_load_table(loads.write_load_table(tmp_path / "r1.safetensors", table))
+    np.testing.assert_array_equal(back.load, table.load)
+    assert (back.name, back.top_k, back.source, back.dropped, back.metadata) == ("r1", 2, "counted", 4, {"a": 1})
+    ids = np.array([[[0, 1]]], dtype=np.uint8)
+    path = write_trace(tmp_path / "trace.safetensors", RouterTrace("t", ids, np.array([0, 1]), experts=4))
+    with pytest.raises(InvalidInput, match=r"trace\.safetensors: a safetensors file, but not one of moesim"):
+        loads.open_load_table(path)

@@ -146,7 +146,7 @@ def test_other_files_are_refused(tmp_path):
         open_trace(tmp_path / "text.safetensors")
     about = {"format": 99}
     save_file({"ids": np.zeros((2, 2, 2), np.uint8)}, tmp_path / "new.safetensors", {"moesim_trace": json.dumps(about)})
-    with pytest.raises(InvalidInput, match="format 99; this moesim reads format 1"):
+    with pytest.raises(InvalidInput, match="is of format 99; this moesim reads format 1"):
         open_trace(tmp_path / "new.safetensors")
 
 
