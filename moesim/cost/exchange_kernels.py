@@ -1,7 +1,7 @@
 """Expert-parallel dispatch and combine kernels: what they add to the bytes on the links.
 
-R ranks hold T tokens each of h elements, b bytes an element on the wire. A token is copied to d ranks, S SMs do the work,
-and NV is the device's scale-up rate (bytes/s, one way):
+R ranks hold T tokens each of h elements, b bytes an element on the wire. A token is copied to d ranks, S SMs do the
+work, and NV is the device's scale-up rate (bytes/s, one way):
 
     copies = d·T              d: ``random`` ranks hit by k of E experts spread evenly, R·(1 − C(E−E/R, k)/C(E, k));
                               ``balanced`` min(R, k); ``experts`` k

@@ -73,7 +73,8 @@ def all_to_all(
 def all_reduce(network: Network, ranks: np.ndarray, size: float, *, algorithm: str = "", **options) -> Transfer:
     """Sum the members' buffers of `size` bytes; everybody gets the sum. algorithm: a key of `ALL_REDUCE`.
 
-    Default: ``torus`` on a torus box, else ``ring``. options: fidelity, floor_s, name, as for `all_to_all`.
+    Default: ``torus`` on a torus box, ``two_shot`` on a full mesh, else ``ring``. options: fidelity, floor_s, name, as
+    for `all_to_all`.
     """
     return _run(network, "all_reduce", ranks, size, ALL_REDUCE, algorithm, **options)
 
@@ -135,10 +136,28 @@ def _run(
     ranks = _groups(network, ranks)
     if not (np.isfinite(size) and size >= 0):
         raise InvalidInput(f"{kind} of {size} bytes; write a size of 0 or more")
-    algorithm = algorithm or ("torus" if hasattr(network.routes, "coordinates") else "ring")
+    algorithm = algorithm or _usual(network, ranks, kind)
     if algorithm not in algorithms:
         raise InvalidInput(f"{kind} algorithm {algorithm!r} is unknown; write one of {', '.join(algorithms)}")
     return _transfer(network, name or kind, ranks, algorithms[algorithm](network, ranks, size), fidelity, floor_s)
+
+
+def _usual(network: Network, ranks: np.ndarray, kind: str) -> str:
+    """The algorithm that suits the fabric: all dimensions of a torus, all links of a mesh, else rings."""
+    if network.torus and _boxes(network, ranks):
+        return "torus"
+    inside = (network.domain[ranks] == network.domain[ranks][:, :1]).all()
+    if network.meshed and inside and not network.torus:
+        return "two_shot" if kind == "all_reduce" else "direct"
+    return "ring"
+
+
+def _boxes(network: Network, ranks: np.ndarray) -> bool:
+    """Whether groups fill boxes of a torus."""
+    try:
+        return bool(phases.torus_lines(network, ranks)) or ranks.shape[1] == 1
+    except InvalidInput:
+        return False
 
 
 def _groups(network: Network, ranks: np.ndarray) -> np.ndarray:
@@ -238,7 +257,7 @@ def _pairwise(ranks: np.ndarray, traffic: np.ndarray) -> list[Phase]:
 
 def _two_hop(network: Network, ranks: np.ndarray, traffic: np.ndarray) -> list[Phase]:
     """Inside each domain to the member at the target's place, then across between members at the same place."""
-    inner, outer = phases._by_domain(network, ranks)
+    inner, outer = phases.by_domain(network, ranks)
     if outer is None or inner.shape[1] == 1:
         return [Phase(ranks[:, :, None], ranks[:, None, :], traffic)]
     groups, members = ranks.shape

@@ -69,7 +69,7 @@ def nvls_all_reduce(network: Network, ranks: np.ndarray, size: float) -> list[Ph
     A rank pulls its n-th part, reduced, out of the switch, which takes the whole buffer up from every rank, and pushes
     the sum back once, which the switch hands down to all. Across domains the parts are all-reduced by rings in between.
     """
-    inner, outer = _by_domain(network, ranks)
+    inner, outer = by_domain(network, ranks)
     members = inner.shape[1]
     if not network.switched:
         raise InvalidInput("algorithm nvls needs NVLink switches that add up and multicast; write ring, tree or torus")
@@ -89,7 +89,7 @@ def tree_all_reduce(network: Network, ranks: np.ndarray, size: float) -> list[Ph
 
     As NCCL's double binary trees (Sanders, Speck & Träff 2009): latency grows with the logarithm of the domains.
     """
-    inner, outer = _by_domain(network, ranks)
+    inner, outer = by_domain(network, ranks)
     members = inner.shape[1]
     reduce: list[Phase] = []
     if members > 1:
@@ -145,7 +145,7 @@ def rings(network: Network, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     NIC on the rail of the place where it enters the next domain; so all NICs work and no hop changes rail.
     """
     members = ranks.shape[1]
-    inner, outer = _by_domain(network, ranks)
+    inner, outer = by_domain(network, ranks)
     size = inner.shape[1]
     if outer is None or size == 1:
         source, target = ranks.ravel(), np.roll(ranks, -1, axis=1).ravel()
@@ -159,7 +159,7 @@ def rings(network: Network, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray, 
     return source, target, np.full(source.size, 1.0 / size)
 
 
-def _by_domain(network: Network, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+def by_domain(network: Network, ranks: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
     """Groups cut at domain borders: (members of one domain [parts, inner], ranks at one place of each [parts, outer]).
 
     outer is None where groups stay inside a domain. Groups that do not meet their domains evenly count every rank as a
@@ -203,7 +203,7 @@ def _trees(ranks: np.ndarray, size: float) -> Phase:
 
 
 def _torus_phases(network: Network, ranks: np.ndarray, size: float) -> list[Phase]:
-    lines = _lines(network, ranks)
+    lines = torus_lines(network, ranks)
     phases = []
     for turn in range(len(lines)):
         source, target, traffic, steps = [], [], [], 0
@@ -221,7 +221,7 @@ def _torus_phases(network: Network, ranks: np.ndarray, size: float) -> list[Phas
     return phases
 
 
-def _lines(network: Network, ranks: np.ndarray) -> list[np.ndarray]:
+def torus_lines(network: Network, ranks: np.ndarray) -> list[np.ndarray]:
     """Rank lines [lines, n] along each dimension of the boxes that the groups fill; dimensions of length 1 left out."""
     coordinates = getattr(network.routes, "coordinates", None)
     if coordinates is None:

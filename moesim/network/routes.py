@@ -8,7 +8,7 @@ array of pairs × links; each adds traffic up in the way that its fabric allows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -74,6 +74,17 @@ class Network:
         return "nvlink" in self.links.kind
 
     @property
+    def meshed(self) -> bool:
+        """Whether some ranks are joined by links of their own, without a switch."""
+        names = set(self.devices)
+        return any(near in names and far in names for near, far in self.links.ends)
+
+    @property
+    def torus(self) -> bool:
+        """Whether ranks have coordinates."""
+        return hasattr(self.routes, "coordinates")
+
+    @property
     def ranks(self) -> int:
         """Number of devices."""
         return len(self.devices)
@@ -102,6 +113,15 @@ class Network:
     def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Seconds that the first byte of each pair takes, in the shape to which source and target broadcast."""
         return self.routes.latency(source, target)
+
+    def reaching(self, share: np.ndarray) -> Network:
+        """The same network when only a share [links] of each capacity can be reached."""
+        return replace(self, links=replace(self.links, capacity=self.links.capacity * share))
+
+    def nearest_latency(self, ranks: np.ndarray) -> float:
+        """Seconds between the two nearest of the first group's ranks [groups, members]; 0 for a group of one."""
+        others = ranks[0, 1:]
+        return float(self.latency(ranks[0, :1], others).min()) if others.size else 0.0
 
     def _refuse_unreachable(self, source: np.ndarray, target: np.ndarray, amount: np.ndarray) -> None:
         stuck = ~self.routes.reachable(source, target) & (amount > 0)
