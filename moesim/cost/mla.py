@@ -123,6 +123,7 @@ PREFILL = replace(
     name="mla_prefill",
     columns=(*_GROUP, *_NUMERIC),
     shape=("num_heads",),
+    size="isl",
     numeric=("batch_size", "isl", "num_heads"),
     choices={"absorbed": (False, True)} | dict(attention.PREFILL.choices),
     predict=_predict_prefill,
