@@ -234,8 +234,8 @@ def take(rows: Rows, index: np.ndarray) -> dict[str, np.ndarray]:
 
 def shape_index(family: Family, rows: Rows) -> np.ndarray:
     """[rows] number of each row's shape."""
-    columns = np.stack([np.asarray(rows[column]) for column in family.shape], axis=1)
-    return np.unique(columns, axis=0, return_inverse=True)[1].reshape(-1)
+    codes = [np.unique(np.asarray(rows[column]), return_inverse=True)[1].reshape(-1) for column in family.shape]
+    return np.unique(np.stack(codes, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
 
 
 def shape_folds(family: Family, rows: Rows, folds: int) -> np.ndarray:
