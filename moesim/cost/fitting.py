@@ -154,7 +154,7 @@ def fit(family: Family, device: Device, rows: Rows, key: Mapping[str, str], *, s
     rows. Raises InvalidInput when the rows cannot determine a fit.
     """
     seconds = np.asarray(rows[family.measured], dtype=float)
-    _check_fittable(family, rows, seconds, key)
+    check_fittable(family, rows, key)
     if family.prepare is not None:
         rows = family.prepare(device, rows)
     choices = _search_choices(family, device, rows, seconds, search_rows)
@@ -246,8 +246,9 @@ def shape_folds(family: Family, rows: Rows, folds: int) -> np.ndarray:
     return (order % min(folds, max(shapes, 1)))[index]
 
 
-def _check_fittable(family: Family, rows: Rows, seconds: np.ndarray, key: Mapping[str, str]) -> None:
-    name = " ".join(key.values())
+def check_fittable(family: Family, rows: Rows, key: Mapping[str, str]) -> None:
+    """Raises InvalidInput when rows cannot determine a fit: times not positive, too few points, one size only."""
+    name, seconds = " ".join(key.values()), np.asarray(rows[family.measured], dtype=float)
     if not np.all(np.isfinite(seconds) & (seconds > 0)):
         bad = int(np.argmin(np.isfinite(seconds) & (seconds > 0)))
         raise InvalidInput(f"{name}: {family.measured} must be positive; row {bad} of this kernel has {seconds[bad]}")

@@ -23,7 +23,9 @@ from moesim.cost.fitting import (
     Fit,
     Rows,
     absolute_errors,
+    check_fittable,
     cross_validate,
+    default_fit,
     fit,
     groups_of,
     predict,
@@ -79,6 +81,7 @@ def calibrate(
                 progress(" ".join(key.values()))
                 data = {column: part[column].to_numpy() for column in (*family.columns, family.measured)}
                 try:
+                    check_fittable(family, data, key)
                     _check_units(family, hardware.device, data)
                     before = answer(machine, family, data, key).cost.seconds
                     fitted, held_out = _fit(family, hardware.device, data, key, folds)
@@ -124,8 +127,6 @@ def _fit(family: Family, device: Device, rows: Rows, key: dict[str, str], folds:
 
 
 def _check_units(family: Family, device: Device, rows: Rows) -> None:
-    from moesim.cost.fitting import default_fit
-
     expected = predict(family, device, rows, default_fit(family)).seconds
     ratio = float(np.median(np.asarray(rows[family.measured], dtype=float) / expected))
     if not 1 / _WRONG_UNITS < ratio < _WRONG_UNITS:
