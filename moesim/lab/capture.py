@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,6 +16,19 @@ from moesim.lab.training import Progress, one_thread, silent
 from moesim.routing.trace import encode_gates, expert_dtype
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Captured:
+    """What a forward pass over held-out text gave.
+
+    arrays: as of `Recorder.arrays`. loss: mean cross-entropy of the next token in nats. dropped: share of the routers'
+    choices that a capacity dropped.
+    """
+
+    arrays: dict[str, np.ndarray | None]
+    loss: float
+    dropped: float
+
+
 class Recorder:
     """Collects the routings of all MoE layers, pass by pass, into token-major arrays."""
 
@@ -22,10 +36,12 @@ class Recorder:
         self.experts = experts
         self.dtype = expert_dtype(experts)
         self.passes: list[tuple[np.ndarray, np.ndarray, np.ndarray | None]] = []
+        self.drops: list[float] = []
 
     def add(self, routings: Sequence[AnyRouting]) -> None:
         """Record one forward pass: a routing a layer, all of the same tokens. Slots are recorded as rows of tokens."""
         routings = [routing.rows(self.experts) if isinstance(routing, SlotRouting) else routing for routing in routings]
+        self.drops.extend(routing.dropped for routing in routings)
         width = max(routing.ids.shape[1] for routing in routings)
         layers = [valid_first(routing, width) for routing in routings]
         ids, gates = (np.stack([layer[i] for layer in layers], axis=1) for i in (0, 1))
@@ -73,11 +89,8 @@ def _widen(array: np.ndarray, width: int) -> np.ndarray:
 
 def capture_sequences(
     model: ReferenceModel, sequences: np.ndarray, *, batch: int = 8, progress: Progress = silent
-) -> tuple[dict[str, np.ndarray | None], float]:
-    """Forward held-out sequences [sequence, length + 1] through a trained model.
-
-    (arrays as of `Recorder.arrays`, mean cross-entropy of the next token in nats).
-    """
+) -> Captured:
+    """Forward held-out sequences [sequence, length + 1] through a trained model, `batch` at a time."""
     recorder = Recorder(model.config.experts)
     losses = []
     with one_thread(), torch.inference_mode():
@@ -88,7 +101,7 @@ def capture_sequences(
             losses.append(_sequence_losses(logits, rows[:, 1:]))
             recorder.add([routing for layer in routings for routing in layer])
             progress("capturing", min(start + batch, len(sequences)), len(sequences))
-    return recorder.arrays(), float(torch.cat(losses).mean())
+    return Captured(recorder.arrays(), float(torch.cat(losses).mean()), float(np.mean(recorder.drops)))
 
 
 def _sequence_losses(logits: Tensor, targets: Tensor) -> Tensor:

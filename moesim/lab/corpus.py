@@ -93,13 +93,15 @@ def training_batch(corpus: Corpus, *, sequences: int, length: int, rng: np.rando
 def held_out_sequences(corpus: Corpus, *, length: int, tokens_per_domain: int) -> tuple[np.ndarray, tuple[str, ...]]:
     """Consecutive held-out windows: (tokens [sequence, length + 1] int64, domain of each sequence).
 
-    Every domain gives ``tokens_per_domain // length`` sequences, or all it has when that is less. Domains alternate, so
-    any stretch of the trace holds all of them.
+    Every domain gives ``tokens_per_domain // length`` sequences, or all it has when that is less. Domains take turns,
+    so any stretch of the trace holds all of them; each round starts one domain later, so every other sequence does too.
     """
     windows = {}
     for name, stream in corpus.held_out.items():
         count = min(tokens_per_domain // length, (len(stream) - 1) // length)
         windows[name] = [stream[i * length : (i + 1) * length + 1].astype(np.int64) for i in range(count)]
     most = max(map(len, windows.values()))
-    turns = [(name, i) for i in range(most) for name in windows if i < len(windows[name])]
+    names = list(windows)
+    rounds = [names[i % len(names) :] + names[: i % len(names)] for i in range(most)]
+    turns = [(name, i) for i, order in enumerate(rounds) for name in order if i < len(windows[name])]
     return np.stack([windows[name][i] for name, i in turns]), tuple(name for name, _ in turns)

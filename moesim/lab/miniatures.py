@@ -152,7 +152,7 @@ def trace_of_miniature(
     )
     length = miniature.schedule.length
     sequences, labels = held_out_sequences(corpus, length=length, tokens_per_domain=miniature.tokens_per_domain)
-    arrays, loss = capture_sequences(model, sequences, progress=progress)
+    captured = capture_sequences(model, sequences, progress=progress)
     return RouterTrace(
         name=miniature.name,
         offsets=length * torch.arange(len(sequences) + 1).numpy(),
@@ -160,8 +160,8 @@ def trace_of_miniature(
         groups=miniature.config.groups,
         labels=labels,
         source=f"forward pass of a miniature with the routing geometry of {miniature.imitates}",
-        metadata=described | {"held_out_cross_entropy_nats": round(loss, 4)},
-        **arrays,
+        metadata=described | {"held_out_cross_entropy_nats": round(captured.loss, 4)},
+        **captured.arrays,
     )
 
 

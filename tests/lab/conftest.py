@@ -17,7 +17,7 @@ def corpus():
     motif = np.tile(np.array([20, 31, 25, 20, 27], np.uint16), 800)
     return Corpus(
         train={"counting": counting, "motif": motif},
-        held_out={"counting": counting[:600], "motif": motif[:600]},
+        held_out={"counting": counting[:1100], "motif": motif[:1100]},
         vocabulary=32,
         digest="made up",
     )

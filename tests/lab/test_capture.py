@@ -42,10 +42,13 @@ def test_dropped_choices_go_behind_the_counted_ones():
 def test_a_capture_is_the_forward_pass_whatever_its_batch(corpus, small_config):
     model = ReferenceModel(small_config(), torch.Generator().manual_seed(0)).eval()
     rows, _ = held_out_sequences(corpus, length=16, tokens_per_domain=80)
-    arrays, loss = capture_sequences(model, rows, batch=3)
+    captured = capture_sequences(model, rows, batch=3)
     with torch.inference_mode():
         logits, routings = model(torch.from_numpy(rows[:, :-1]))
     for layer, (expected,) in enumerate(routings):
-        np.testing.assert_array_equal(arrays["ids"][:, layer], expected.ids)
+        np.testing.assert_array_equal(captured.arrays["ids"][:, layer], expected.ids)
     targets = torch.from_numpy(rows[:, 1:]).flatten()
-    assert loss == pytest.approx(torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets).item(), rel=1e-5)
+    assert captured.dropped == 0
+    assert captured.loss == pytest.approx(
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets).item(), rel=1e-5
+    )

@@ -45,8 +45,8 @@ def test_training_sequences_are_windows_of_one_domain(corpus):
 
 def test_held_out_domains_alternate_and_never_overlap(corpus):
     rows, labels = lab_corpus.held_out_sequences(corpus, length=100, tokens_per_domain=300)
-    assert labels == ("counting", "motif") * 3
+    assert labels == ("counting", "motif", "motif", "counting", "counting", "motif")
     np.testing.assert_array_equal(rows[0, 1:], rows[0, :-1] + 1 - 16 * (rows[0, :-1] == 15))
-    assert rows[2, 0] == rows[0, 100]  # the last target of a sequence is the first token of the next
+    assert rows[3, 0] == rows[0, 100]  # the last target of a sequence is the first token of the next
     rows, labels = lab_corpus.held_out_sequences(corpus, length=100, tokens_per_domain=10_000)
-    assert len(rows) == 10  # 600 tokens hold five sequences and their last target
+    assert len(rows) == 20  # 1,100 tokens hold ten sequences and their last target

@@ -28,7 +28,7 @@ def tiny(corpus, small_config, monkeypatch):
 def test_a_capture_is_written_with_its_story(tiny, tmp_path):
     trace = open_trace(miniatures.capture_miniature("tiny", tmp_path / "tiny.safetensors"))
     assert trace.ids.shape == (128, 2, 2)
-    assert trace.labels == ("counting", "motif") * 4
+    assert trace.labels == ("counting", "motif", "motif", "counting") * 2
     assert trace.metadata["text_sha256"] == "made up"
     assert trace.metadata["schedule"]["steps"] == 60
     assert not trace.synthetic

@@ -34,11 +34,11 @@ def test_every_router_trains_and_its_capture_is_a_valid_trace(name, corpus, smal
     config = small_config(router=name, router_options=options)
     model = ReferenceModel(config, torch.Generator().manual_seed(0))
     rows, _ = held_out_sequences(corpus, length=16, tokens_per_domain=128)
-    _, before = capture_sequences(model.eval(), rows, batch=4)
+    before = capture_sequences(model.eval(), rows, batch=4)
     train(model, corpus, Schedule(steps=12, sequences=4, length=16, learning_rate=1e-2, warm_up=2), seed=0)
-    arrays, after = capture_sequences(model, rows, batch=4)
-    assert after < before - 0.3
-    trace = RouterTrace("t", offsets=torch.arange(len(rows) + 1).numpy() * 16, experts=8, **arrays)
+    after = capture_sequences(model, rows, batch=4)
+    assert after.loss < before.loss - 0.3
+    trace = RouterTrace("t", offsets=torch.arange(len(rows) + 1).numpy() * 16, experts=8, **after.arrays)
     assert trace.layers == (4 if name == "chain_of_experts" else 2)
     write_trace(tmp_path / "t.safetensors", trace)
 
@@ -49,7 +49,8 @@ def test_a_capacity_is_trained_and_recorded(policy, corpus, small_config):
     model = ReferenceModel(config, torch.Generator().manual_seed(0))
     train(model, corpus, Schedule(steps=4, sequences=2, length=16), seed=0)
     rows, _ = held_out_sequences(corpus, length=16, tokens_per_domain=128)
-    arrays, _ = capture_sequences(model, rows)
-    assert arrays["count"] is not None
-    assert arrays["count"].max() <= 2
-    assert policy == "next_best" or arrays["count"].mean() < 2
+    captured = capture_sequences(model, rows)
+    count = captured.arrays["count"]
+    assert count.max() <= 2
+    assert 1 - count.mean() / 2 == pytest.approx(captured.dropped)
+    assert policy == "next_best" or captured.dropped > 0

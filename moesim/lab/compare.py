@@ -1,0 +1,167 @@
+"""The training half of ``moesim compare-routers``: every router on the same text, steps and parameters, then a capture.
+
+All models have the same total and the same active expert parameters: a router that by definition takes fewer experts
+(Switch 1, GShard 2) gets proportionally fewer and wider ones. `RouterRun.experts`, `top_k` and `width` say what its
+capture must be simulated as.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from moesim.errors import InvalidInput, Problem
+from moesim.lab.capture import capture_sequences
+from moesim.lab.corpus import Corpus, held_out_sequences, load_corpus
+from moesim.lab.reference import ReferenceConfig, ReferenceModel
+from moesim.lab.routers import ROUTERS, ChainRouter
+from moesim.lab.training import Progress, Schedule, silent, train
+from moesim.routing.health import Moments, moments
+from moesim.routing.trace import RouterTrace
+
+# Number of experts a token takes where the router's definition fixes it.
+FIXED_TOP_K = {"switch": 1, "gshard_top2": 2}
+# Balance as the miniatures need it (their papers' weights collapse runs of a few hundred steps); capacity 1.25 as in
+# Switch (Fedus et al. 2021, sec. 2.2) where the paper has one.
+SETTINGS: Mapping[str, Mapping[str, object]] = {
+    "topk_softmax": {"router_options": {"aux_weight": 0.05}},
+    "gshard_top2": {"router_options": {"aux_weight": 0.05}, "capacity": {"policy": "drop", "factor": 1.25}},
+    "switch": {"router_options": {"aux_weight": 0.05}, "capacity": {"policy": "drop", "factor": 1.25}},
+    "mixture_of_depths": {"router_options": {"aux_weight": 0.05}},
+    "chain_of_experts": {"router_options": {"aux_weight": 0.05}},
+    "hierarchical": {"router_options": {"aux_weight": 0.05}},
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RouterRun:
+    """One router after training.
+
+    trace: its capture of held-out text. held_out_loss: nats per token. dropped: share of the choices that its capacity
+    dropped on held-out text. moments: of the trace. experts, top_k: geometry of its layers; width: of one expert,
+    relative to the widest comparison (1 = that of a router with all the experts). passes: dispatches a layer makes.
+    parameters: of the whole model.
+    """
+
+    router: str
+    trace: RouterTrace
+    held_out_loss: float
+    dropped: float
+    moments: Moments
+    experts: int
+    top_k: int
+    width: int
+    passes: int
+    parameters: int
+
+
+def train_routers(
+    names: Sequence[str] = tuple(ROUTERS),
+    *,
+    experts: int = 64,
+    top_k: int = 8,
+    steps: int = 200,
+    tokens_per_domain: int = 2048,
+    rng_seed: int = 0,
+    corpus: Corpus | None = None,
+    progress: Progress = silent,
+) -> list[RouterRun]:
+    """Train and capture each router in turn, about 40 CPU-seconds each at 200 steps.
+
+    experts, top_k: of the routers that take any. corpus: other text than the shipped one. Raises InvalidInput for
+    unknown names, all at once.
+    """
+    if unknown := [name for name in names if name not in ROUTERS]:
+        known = ", ".join(ROUTERS)
+        raise InvalidInput([Problem(f"no router {name!r}; write one of {known}", "routers") for name in unknown])
+    corpus = corpus or load_corpus()
+    schedule = Schedule(steps=steps)
+    return [
+        run_router(
+            config_of(name, corpus.vocabulary, experts, top_k),
+            corpus,
+            schedule,
+            tokens_per_domain=tokens_per_domain,
+            rng_seed=rng_seed,
+            progress=lambda stage, done, total, name=name: progress(f"{stage} {name}", done, total),
+        )
+        for name in names
+    ]
+
+
+def config_of(name: str, vocabulary: int, experts: int, top_k: int) -> ReferenceConfig:
+    """The model that a router is compared in: one dense layer, then three routed ones with a shared expert."""
+    taken = FIXED_TOP_K.get(name, top_k)
+    width = top_k // taken
+    return ReferenceConfig(
+        vocabulary=vocabulary,
+        hidden=96,
+        heads=3,
+        dense_layers=1,
+        moe_layers=3,
+        experts=experts // width,
+        top_k=taken,
+        expert_ffn=16 * width,
+        shared_ffn=16,
+        dense_ffn=192,
+        router=name,
+        **SETTINGS.get(name, {}),
+    )
+
+
+def run_router(
+    config: ReferenceConfig,
+    corpus: Corpus,
+    schedule: Schedule,
+    *,
+    tokens_per_domain: int,
+    rng_seed: int,
+    progress: Progress = silent,
+) -> RouterRun:
+    """Train one model and capture it."""
+    model = ReferenceModel(config, torch.Generator().manual_seed(rng_seed))
+    train(model, corpus, schedule, seed=rng_seed, progress=progress)
+    sequences, labels = held_out_sequences(corpus, length=schedule.length, tokens_per_domain=tokens_per_domain)
+    # Soft MoE and Expert Choice mix the sequences of a batch, so all captures come in whole batches.
+    whole = len(sequences) // schedule.sequences * schedule.sequences
+    if not whole:
+        raise InvalidInput(Problem(f"the held-out text gives no batch of {schedule.sequences} sequences", "corpus"))
+    sequences, labels = sequences[:whole], labels[:whole]
+    captured = capture_sequences(model, sequences, batch=schedule.sequences, progress=progress)
+    passes = len(model.moe_layers[0].router.passes) if isinstance(model.moe_layers[0].router, ChainRouter) else 1
+    trace = RouterTrace(
+        name=config.router,
+        offsets=schedule.length * np.arange(len(sequences) + 1),
+        experts=config.experts,
+        groups=getattr(model.moe_layers[0].router, "groups", 1),
+        labels=labels,
+        source=f"forward pass of a reference model trained with the router {config.router}",
+        metadata={
+            "text_sha256": corpus.digest,
+            "seed": rng_seed,
+            "config": asdict(config),
+            "schedule": asdict(schedule),
+            "passes": passes,
+            "held_out_cross_entropy_nats": round(captured.loss, 4),
+            "dropped": round(captured.dropped, 4),
+            "torch": str(torch.__version__),
+            "machine": platform.machine(),
+        },
+        **captured.arrays,
+    )
+    return RouterRun(
+        router=config.router,
+        trace=trace,
+        held_out_loss=captured.loss,
+        dropped=captured.dropped,
+        moments=moments(trace),
+        experts=config.experts,
+        top_k=config.top_k,
+        width=config.expert_ffn // 16,
+        passes=passes,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+    )

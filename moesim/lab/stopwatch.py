@@ -1,0 +1,259 @@
+"""Runs timed tasks in one process a device, over and over in turn, and keeps what it has when it is stopped.
+
+All tasks are timed once in every round, so that calibration and what it is judged by see the same machine, whatever
+else runs on it; a task's time is the shortest of all its samples, which no other job has disturbed. Every time is
+appended to a file at once: a run that was stopped goes on where it was.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as multiprocessing
+from torch import Tensor
+
+from moesim.errors import InvalidInput, Problem
+
+Progress = Callable[[str, int, int], None]  # (what is being done, timings done, timings in all)
+Results = Mapping[str, float]  # task key -> seconds
+
+_ROUND_S = 0.05  # spent on the samples of one task in one round
+_SAMPLES = (3, 15)  # fewest and most samples of one task in one round
+_COLD_BYTES = 96 * 2**20  # weights that a worker cycles through, unless the cache asks for more
+_PATIENCE = timedelta(minutes=5)  # of a rank that waits for another
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where things are timed. device: ``cpu`` or ``cuda``. processes: one a GPU, or CPU processes of one thread each.
+
+    cache_bytes: last-level cache, None where unknown.
+    """
+
+    device: str
+    processes: int
+    cache_bytes: float | None = None
+
+    @property
+    def backend(self) -> str:
+        """Backend of torch.distributed."""
+        return "nccl" if self.device == "cuda" else "gloo"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What is multiplied and sent: BF16 on GPUs, FP32 on CPUs (not all CPUs have BF16 units)."""
+        return torch.bfloat16 if self.device == "cuda" else torch.float32
+
+    @property
+    def calls(self) -> int:
+        """Calls timed as one sample: GPU kernels run behind the host, so a single call would time the host."""
+        return 10 if self.device == "cuda" else 1
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One process of a `Place`, as tasks see it. pool: memory that no cache holds as a whole."""
+
+    place: Place
+    rank: int
+    device: torch.device
+    pool: Tensor
+    groups: dict[int, dist.ProcessGroup | None] = field(default_factory=dict)
+    _next: int = 0
+
+    def cold(self, *shape: int) -> Tensor:
+        """A tensor of a shape whose elements have long left the cache, as weights of a deep model have."""
+        size = torch.Size(shape).numel()
+        if size > len(self.pool):
+            raise InvalidInput(f"a task needs {size} elements of cold memory; a worker holds {len(self.pool)}")
+        if self._next + size > len(self.pool):
+            self._next = 0
+        part = self.pool[self._next : self._next + size]
+        self._next += -(-size // 64) * 64
+        return part.view(shape)
+
+    def warm(self, *shape: int) -> Tensor:
+        """A tensor of its own, which calls share, as the outputs of a kernel just before."""
+        return torch.rand(shape, device=self.device).to(self.place.dtype)
+
+
+class Task(Protocol):
+    """Something to time. key: names it in results and files. processes: ranks that run it, the first ones.
+
+    meets: whether ranks wait for each other inside, so that its time ends on the last of them.
+    """
+
+    key: str
+    processes: int
+    meets: bool
+
+    def prepare(self, worker: Worker) -> Callable[[], object]:
+        """What is timed, with everything that is not already done."""
+
+
+def this_machine(device: str | None = None, processes: int | None = None) -> Place:
+    """GPUs where there are any, else two CPU processes. Raises InvalidInput for a device that torch does not see."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InvalidInput("torch sees no CUDA device here; write cpu")
+    if device not in ("cpu", "cuda"):
+        raise InvalidInput(f"device {device!r} is unknown; write cpu or cuda")
+    if device == "cuda":
+        cache = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", None)
+        return Place(device, processes or torch.cuda.device_count(), float(cache) if cache else None)
+    return Place(device, processes or 2, cpu_cache_bytes())
+
+
+def cpu_cache_bytes(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> float | None:
+    """Last-level cache as Linux tells it, None elsewhere."""
+    sizes = [path.read_text().strip() for path in root.glob("index*/size")]
+    scale = {"K": 2**10, "M": 2**20}
+    return max((float(size[:-1]) * scale[size[-1]] for size in sizes if size[-1:] in scale), default=None)
+
+
+def time_tasks(
+    place: Place,
+    tasks: Sequence[Task],
+    *,
+    rounds: int,
+    partial: Path,
+    progress: Progress = lambda text, done, total: None,
+) -> dict[str, float]:
+    """Seconds of every task by key: the shortest over all rounds.
+
+    partial: file of timings so far; a run with the same place and tasks continues it, and it stays until somebody
+    removes it. Raises InvalidInput where it belongs to other tasks, RuntimeError when a worker fails.
+    """
+    done = _read_partial(partial, place, tasks)
+    total = rounds * len(tasks)
+    todo = [(turn, n) for turn in range(rounds) for n, task in enumerate(tasks) if (turn, task.key) not in done]
+    progress("timing", total - len(todo), total)
+    if todo:
+        with partial.open("a", encoding="utf-8") as file:
+            for turn, key, seconds in _run(place, tasks, todo):
+                done[turn, key] = seconds
+                file.write(json.dumps({"round": turn, "key": key, "seconds": seconds}) + "\n")
+                file.flush()
+                progress("timing", len(done), total)
+    return {task.key: min(done[turn, task.key] for turn in range(rounds)) for task in tasks}
+
+
+def _read_partial(path: Path, place: Place, tasks: Sequence[Task]) -> dict[tuple[int, str], float]:
+    """Timings of a file by (round, key); starts the file where there is none. A line cut off in writing is dropped."""
+    about = json.dumps({"place": asdict(place), "torch": torch.__version__, "tasks": [task.key for task in tasks]})
+    if not path.exists() or not path.read_text(encoding="utf-8").endswith("\n"):
+        kept = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""
+        path.write_text((kept or about) + "\n", encoding="utf-8")
+    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    if first != about:
+        raise InvalidInput(Problem("holds timings of other tasks or of another machine; delete it", file=str(path)))
+    rows = [json.loads(line) for line in lines]
+    return {(row["round"], row["key"]): row["seconds"] for row in rows}
+
+
+def _run(place: Place, tasks: Sequence[Task], todo: Sequence[tuple[int, int]]):
+    """Start the workers and yield (round, key, seconds) as they come."""
+    context = multiprocessing.get_context("spawn")
+    results = context.SimpleQueue()
+    with _rendezvous() as meeting:
+        workers = multiprocessing.start_processes(
+            _work, (place, tasks, todo, meeting, results), nprocs=place.processes, join=False, start_method="spawn"
+        )
+        try:
+            for _ in todo:
+                while results.empty():
+                    if workers.join(timeout=0.02) and results.empty():
+                        raise RuntimeError("the workers ended before all tasks were timed")
+                yield results.get()
+            while not workers.join():
+                pass
+        finally:
+            for process in workers.processes:
+                process.terminate()
+
+
+def _rendezvous():
+    from tempfile import TemporaryDirectory
+
+    return TemporaryDirectory(prefix="moesim-")
+
+
+def _work(
+    rank: int, place: Place, tasks: Sequence[Task], todo: Sequence[tuple[int, int]], meeting: str, results: object
+) -> None:
+    """One process: times the tasks in the order that all of them agreed on."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    torch.set_num_threads(1)
+    torch.manual_seed(rank)
+    if place.device == "cuda":
+        torch.cuda.set_device(rank)
+    if any(name == "lo" for _, name in socket.if_nameindex()):
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # host names need not resolve
+    dist.init_process_group(
+        place.backend, init_method=f"file://{meeting}/store", rank=rank, world_size=place.processes, timeout=_PATIENCE
+    )
+    worker = _worker(place, rank)
+    prepared: dict[int, Callable[[], object]] = {}
+    with torch.inference_mode():
+        for turn, index in todo:
+            task = tasks[index]
+            if index not in prepared and rank < task.processes:
+                prepared[index] = task.prepare(worker)
+            seconds = _sample(worker, task, prepared.get(index))
+            if rank == 0:
+                results.put((turn, task.key, seconds))
+    dist.destroy_process_group()
+
+
+def _worker(place: Place, rank: int) -> Worker:
+    device = torch.device(place.device, rank) if place.device == "cuda" else torch.device("cpu")
+    bytes_ = max(_COLD_BYTES, 3 * (place.cache_bytes or 0))
+    pool = torch.rand(int(bytes_) // place.dtype.itemsize, device=device).sub_(0.5).to(place.dtype)
+    groups = {n: dist.new_group(range(n)) if n > 1 else None for n in range(1, place.processes + 1)}
+    return Worker(place, rank, device, pool, groups)
+
+
+def _sample(worker: Worker, task: Task, call: Callable[[], object] | None) -> float:
+    """Shortest seconds of a task over one round's samples, the same on every rank.
+
+    Where ranks meet, from the last start to the last end on the clock that processes of a machine share; else the mean
+    over ranks.
+    """
+    began = time.perf_counter()
+    if call is not None:
+        call()
+        _synchronise(worker)
+    once = worker.place.calls * (time.perf_counter() - began)
+    count = torch.tensor([_ROUND_S / max(once, 1e-6)], dtype=torch.float64, device=worker.device)
+    dist.broadcast(count, 0)
+    samples = int(min(max(float(count), _SAMPLES[0]), _SAMPLES[1]))
+    stamps = torch.zeros(samples, 2, dtype=torch.float64)
+    for sample in range(samples):
+        dist.barrier()
+        if call is not None:
+            stamps[sample, 0] = time.perf_counter()
+            for _ in range(worker.place.calls):
+                call()
+            _synchronise(worker)
+            stamps[sample, 1] = time.perf_counter()
+    everyone = [torch.empty_like(stamps, device=worker.device) for _ in range(worker.place.processes)]
+    dist.all_gather(everyone, stamps.to(worker.device))
+    start, end = torch.stack(everyone[: task.processes]).cpu().unbind(2)
+    seconds = end.amax(0) - start.amax(0) if task.meets else (end - start).mean(0)
+    return float(seconds.min()) / worker.place.calls
+
+
+def _synchronise(worker: Worker) -> None:
+    if worker.place.device == "cuda":
+        torch.cuda.synchronize()

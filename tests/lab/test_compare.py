@@ -1,0 +1,39 @@
+"""Routers trained under equal terms."""
+
+import pytest
+
+from moesim.errors import InvalidInput
+from moesim.lab.compare import config_of, train_routers
+from moesim.lab.routers import ROUTERS
+
+
+def expert_parameters(config):
+    return config.experts * config.expert_ffn, config.top_k * config.expert_ffn
+
+
+@pytest.mark.parametrize("name", ROUTERS)
+def test_all_have_the_same_total_and_active_expert_parameters(name):
+    assert expert_parameters(config_of(name, 2048, 64, 8)) == (64 * 16, 8 * 16)
+
+
+def test_runs_say_what_to_simulate(corpus):
+    names = ["topk_softmax", "switch", "expert_choice", "chain_of_experts"]
+    seen = []
+    runs = train_routers(
+        names, experts=16, top_k=4, steps=2, tokens_per_domain=1024, corpus=corpus, progress=lambda *it: seen.append(it)
+    )
+    assert [run.router for run in runs] == names
+    softmax, switch, choice, chain = runs
+    assert (switch.experts, switch.top_k, switch.width) == (4, 1, 4)
+    assert (softmax.experts, softmax.top_k, softmax.width) == (16, 4, 1)
+    assert (chain.passes, chain.trace.layers, chain.trace.top_k) == (2, 6, 2)
+    assert softmax.dropped == 0 < switch.dropped
+    assert choice.trace.count.mean() == pytest.approx(4)
+    assert all(0 < run.held_out_loss < 10 for run in runs)
+    assert seen[0] == ("training topk_softmax", 1, 2)
+
+
+def test_unknown_routers_are_all_named():
+    with pytest.raises(InvalidInput) as caught:
+        train_routers(["topk_softmax", "magic", "luck"])
+    assert len(caught.value.problems) == 2
