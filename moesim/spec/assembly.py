@@ -18,21 +18,23 @@ from moesim.model.parallelism import Parallelism
 from moesim.network.routes import build_network
 from moesim.placement.placement import Placement
 from moesim.placement.policies import POLICIES
+from moesim.routing.latent import Geometry
 from moesim.routing.load import expert_load
 from moesim.routing.replay import Routes, replay, split
-from moesim.routing.trace import RouterTrace, open_trace
+from moesim.routing.synthesis import balanced_routes
+from moesim.routing.trace import RouterTrace
 from moesim.spec import library
 from moesim.spec.loading import Document, read
 from moesim.spec.model_file import load_model
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
 from moesim.workload.deployment import Batch, Deployment, PrecisionPolicy
-from moesim.workload.kernels import KERNELS
 
 # Weight formats whose products run on BF16 activations unless the scenario says otherwise.
 _WEIGHT_ONLY = {"mxfp4", "int4", "int8", "fp32"}
 # Share of a trace's sequences that a load-aware placement learns from; the rest is replayed.
 _LEARNED_SHARE = 0.5
+_SYNTHETIC_TOKENS = (8192, 65536)  # least and most tokens of a synthetic trace
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -55,7 +57,7 @@ class Assembly:
         if self.trace is not None:
             kind = "synthetic" if self.trace.synthetic else "captured"
             words["routing"] = f"{self.trace.name} ({kind}): {self.trace.source}"
-            if self.routes.reused:
+            if self.routes.reused and self.routes.tokens.size:
                 share = self.routes.reused / self.routes.tokens.shape[1]
                 words["routing"] += f"; the step is longer than the trace, {share:.0%} of its tokens are replayed again"
         return words
@@ -93,16 +95,16 @@ def assemble(document: Document) -> Assembly:
     if model and parallelism:
         tell.attempt(lambda: _check_split(model, parallelism), "")
     experts = model and _experts(model)
-    trace = experts and tell.attempt(lambda: _trace(scenario, experts, document), "routing")
+    batch = parallelism and _batch(scenario, parallelism)
+    trace = experts and batch and tell.attempt(lambda: _trace(scenario, model, batch, document), "routing")
     tell.raise_any()
 
-    batch = _batch(scenario, parallelism)
     placement = routes = None
     if experts:
         learned, replayed = _parts(scenario, trace)
         layers = len(model.moe_layers)
         placement = tell.attempt(lambda: _placement(scenario, learned, layers, parallelism), "placement")
-        routes = tell.attempt(lambda: _routes(replayed, experts, layers, batch, scenario), "routing")
+        routes = tell.attempt(lambda: _routes(replayed, model, batch, scenario), "routing")
         tell.raise_any()
     deployment = Deployment(
         model=model,
@@ -111,7 +113,7 @@ def assemble(document: Document) -> Assembly:
         machine=tell.now(lambda: machine_for(hardware, scenario.software, load_profile), "cluster.hardware"),
         parallelism=parallelism,
         precision=precision,
-        kernel=KERNELS[scenario.network.all_to_all],
+        kernel=scenario.network.all_to_all,
         placement=placement,
         fidelity=scenario.network.fidelity,
         instances=scenario.parallelism.instances,
@@ -227,10 +229,17 @@ def _check_split(model: MoEModel, parallelism: Parallelism) -> None:
         raise InvalidInput(problems.values())
 
 
-def _trace(scenario: Scenario, experts: Experts, document: Document) -> RouterTrace:
-    path = library.find("trace", scenario.routing.trace, beside=document.file, field="trace")
-    trace = open_trace(path)
-    return trace
+def _trace(scenario: Scenario, model: MoEModel, batch: Batch, document: Document) -> RouterTrace:
+    # Enough that a step draws different tokens than the placement learned from, but not without end.
+    step = int(batch.tokens.sum()) * scenario.parallelism.instances
+    tokens = min(max(_SYNTHETIC_TOKENS[0], 2 * step), _SYNTHETIC_TOKENS[1])
+    rng = np.random.default_rng((scenario.seed, 1))
+    return scenario.routing.build(_geometry(model), tokens, rng, document.file)
+
+
+def _geometry(model: MoEModel) -> Geometry:
+    experts = _experts(model)
+    return Geometry(len(model.moe_layers), experts.routed, experts.top_k, experts.groups, experts.kept_groups)
 
 
 def _parts(scenario: Scenario, trace: RouterTrace) -> tuple[RouterTrace, RouterTrace]:
@@ -250,17 +259,22 @@ def _placement(scenario: Scenario, learned: RouterTrace, layers: int, parallelis
         raise InvalidInput(Problem(str(error), "slots_per_rank")) from None
 
 
-def _routes(trace: RouterTrace, experts: Experts, layers: int, batch: Batch, scenario: Scenario) -> Routes:
+def _routes(trace: RouterTrace, model: MoEModel, batch: Batch, scenario: Scenario) -> Routes:
     """One long window for all instances, so that no two of them replay the same tokens."""
+    geometry = _geometry(model)
+    tokens = np.tile(batch.tokens, scenario.parallelism.instances)
+    rng = np.random.default_rng(scenario.seed)
+    if scenario.routing.kind == "balanced":  # exactly so in this step, not only over the trace
+        return balanced_routes(geometry, tokens_per_rank=tokens, rng=rng)
     return replay(
         trace,
-        moe_layers=layers,
-        experts=experts.routed,
-        top_k=experts.top_k,
-        ranks=batch.sequences.size * scenario.parallelism.instances,
-        tokens_per_rank=np.tile(batch.tokens, scenario.parallelism.instances),
+        moe_layers=geometry.layers,
+        experts=geometry.experts,
+        top_k=geometry.top_k,
+        ranks=tokens.size,
+        tokens_per_rank=tokens,
         phase=batch.phase,
-        rng=np.random.default_rng(scenario.seed),
+        rng=rng,
     )
 
 

@@ -6,13 +6,14 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from moesim.cost.exchange import KERNELS
 from moesim.hardware.precision import PRECISIONS
 from moesim.network.fidelity import FIDELITIES
 from moesim.placement.policies import POLICIES
 from moesim.spec.fabric import FabricOptions
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
-from moesim.workload.kernels import KERNELS
+from moesim.spec.routing import Routing
 from moesim.workload.overlap import OVERLAPS
 
 Count = Annotated[int, Field(ge=1)]
@@ -73,13 +74,6 @@ class Prefill(Spec):
     context: Tokens = 0
 
 
-class TraceRouting(Spec):
-    """Replay a captured trace. trace: name of a shipped capture, or a .safetensors file."""
-
-    kind: Literal["trace"]
-    trace: str
-
-
 class Network(Spec):
     """fidelity: how collectives share links. all_to_all: the expert-parallel kernel of dispatch and combine."""
 
@@ -102,7 +96,7 @@ class Scenario(Spec):
     parallelism: Parallelism
     precision: Precision
     workload: Annotated[Decode | Prefill, Field(discriminator="kind")]
-    routing: TraceRouting
+    routing: Routing
     placement: kinds(POLICIES)
     overlap: kinds(OVERLAPS)
     network: Network = Network()

@@ -13,7 +13,6 @@ from moesim.model.architecture import MoEModel
 from moesim.model.parallelism import Parallelism
 from moesim.network.routes import Network
 from moesim.placement.placement import Placement
-from moesim.workload.kernels import Kernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +38,9 @@ class Deployment:
     """A model on a cluster.
 
     parallelism: of one instance. instances: equal, independent copies of the model on consecutive ranks (the slices of
-    a pod); each has its own tokens. kernel: of dispatch and combine. placement: None when the model has no routed
-    experts. fidelity: of the network, a key of `moesim.network.fidelity.FIDELITIES`.
+    a pod); each has its own tokens. kernel: of dispatch and combine, a key of `moesim.cost.exchange.KERNELS`.
+    placement: None when the model has no routed experts. fidelity: of the network, a key of
+    `moesim.network.fidelity.FIDELITIES`.
     """
 
     model: MoEModel
@@ -49,15 +49,10 @@ class Deployment:
     machine: Machine
     parallelism: Parallelism
     precision: PrecisionPolicy
-    kernel: Kernel
+    kernel: str
     placement: Placement | None
     fidelity: str = "coflow"
     instances: int = 1
-
-    @property
-    def compute_share(self) -> float:
-        """Share of the device's cores that dispatch and combine take from compute that runs beside them."""
-        return self.kernel.cores / self.machine.device.cores
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -13,8 +13,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from moesim.cost.communication import collective
+from moesim.cost.exchange import Exchange as PricedExchange
+from moesim.cost.exchange import exchange
+from moesim.hardware.precision import PRECISIONS, Precision
 from moesim.model.architecture import Layer
-from moesim.network import collectives
 from moesim.network.transfer import Transfer
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.emitter import Emitter
@@ -29,6 +32,8 @@ class Exchange:
         self._tokens = batch.tokens
         self._parallelism = deployment.parallelism
         self._built: dict[str, Transfer] = {}
+        # Tokens [ranks] that each rank owns when they are dispatched.
+        self._owned = self.tokens_per_rank(batch.tokens)[self._parallelism.dp_index]
 
     @property
     def sharded(self) -> bool:
@@ -67,33 +72,44 @@ class Exchange:
             return self._tensor_parallel(emit, "all_reduce", index, after)
         return after
 
-    def dispatch_and_combine(self, copies: np.ndarray) -> tuple[Transfer | None, Transfer | None]:
-        """The two all-to-alls of a layer, from copies [source, destination]; None where every rank holds all tokens."""
+    def dispatch_and_combine(
+        self, copies: np.ndarray, experts: int
+    ) -> tuple[PricedExchange | None, PricedExchange | None]:
+        """The two all-to-alls of a layer with so many routed experts, from copies [source, destination].
+
+        None where every rank holds all tokens.
+        """
         if self._parallelism.attention_dp == 1:
             return None, None
-        deployment, kernel = self._deployment, self._deployment.kernel
-        hidden = deployment.model.hidden
-        out = self._all_to_all(
-            "dispatch", copies * hidden * deployment.precision.dispatch.bytes, kernel.dispatch_floor_s
+        policy = self._deployment.precision
+        return (
+            self._all_to_all("dispatch", copies, experts, policy.dispatch),
+            self._all_to_all("combine", copies.T, experts, policy.combine),
         )
-        back = self._all_to_all(
-            "combine", copies.T * hidden * deployment.precision.combine.bytes, kernel.combine_floor_s
-        )
-        return out, back
 
-    def _all_to_all(self, name: str, traffic: np.ndarray, floor_s: float) -> Transfer:
+    def _all_to_all(self, phase: str, copies: np.ndarray, experts: int, precision: Precision) -> PricedExchange:
         deployment = self._deployment
-        ranks = self._first_rank + np.arange(self._parallelism.devices)
-        return collectives.all_to_all(
-            deployment.network, ranks, traffic, fidelity=deployment.fidelity, floor_s=floor_s, name=name
+        return exchange(
+            deployment.machine,
+            deployment.network,
+            self._first_rank + np.arange(self._parallelism.devices),
+            copies,
+            kernel=deployment.kernel,
+            phase=phase,
+            tokens=self._owned,
+            hidden=deployment.model.hidden,
+            experts=experts,
+            precision=precision,
+            fidelity=deployment.fidelity,
         )
 
     def _tensor_parallel(self, emit: Emitter, kind: str, index: int, after: tuple[int, ...]) -> tuple[int, ...]:
         """One collective of all tensor-parallel groups at once over their hidden states in BF16."""
         if kind not in self._built:
             deployment = self._deployment
-            size = float(self._tokens.max(initial=0)) * deployment.model.hidden * 2
-            build = getattr(collectives, kind)
+            size = float(self._tokens.max(initial=0)) * deployment.model.hidden * PRECISIONS["bf16"].bytes
             groups = self._first_rank + self._parallelism.tp_groups
-            self._built[kind] = build(deployment.network, groups, size, fidelity=deployment.fidelity, floor_s=5e-6)
+            self._built[kind] = collective(
+                deployment.machine, deployment.network, kind, groups, size, fidelity=deployment.fidelity
+            )
         return (emit.communicate(kind, index, self._built[kind], after),)

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moesim.cost.exchange import KERNELS
+from moesim.cost.exchange import Exchange as PricedExchange
 from moesim.cost.experts import routed_experts
 from moesim.engine.program import Program
 from moesim.model.architecture import Layer, require_shapes
+from moesim.network.transfer import Transfer
 from moesim.placement.traffic import LayerTraffic, layer_traffic
 from moesim.routing.replay import Routes
 from moesim.workload import local
@@ -107,7 +110,7 @@ class _Builder:
         # Where attention is not data-parallel every rank holds all tokens: nothing is sent, only slots are counted.
         alone = deployment.parallelism.attention_dp == 1
         source = np.zeros(ids.shape[1], dtype=np.int64) if alone and len(ids) else self.exchange.token_sources()
-        level = "expert" if alone else deployment.kernel.level
+        level = "expert" if alone else KERNELS[deployment.kernel].level
         node = deployment.cluster.node[: deployment.parallelism.devices]
         return tuple(
             layer_traffic(deployment.placement, layer, chosen, source, level=level, node=node)
@@ -172,13 +175,23 @@ class _Builder:
         shared_tp = deployment.parallelism.shared_expert_tp
         router = self.pricing.price(local.router_work, layer, tokens)[0]
         shared = self.pricing.price(local.shared_expert_work, layer, tokens, shared_tp)
-        dispatch, combine = self.exchange.dispatch_and_combine(traffic.copies)
+        sent, returned = self.exchange.dispatch_and_combine(traffic.copies, layer.experts.routed)
         return MoEBlock(
             layer=index,
             router=self.pricing.count(router),
             shared=self.pricing.count(shared[0]) if shared else None,
             experts=self.pricing.count(experts, spread=False),
-            dispatch=dispatch,
-            combine=combine,
-            compute_share=deployment.compute_share,
+            dispatch=self._exchanged("dispatch", sent),
+            combine=self._exchanged("combine", returned),
+            dispatch_share=sent.compute_share(deployment.machine) if sent else 0.0,
+            combine_share=returned.compute_share(deployment.machine) if returned else 0.0,
         )
+
+    def _exchanged(self, kind: str, priced: PricedExchange | None) -> Transfer | None:
+        """The transfer of a priced dispatch or combine, after adding its slowest rank to the totals of its kind."""
+        if priced is None:
+            return None
+        seconds = priced.transfer.arrived * priced.transfer.wire_s + priced.transfer.latency_s
+        low, high = priced.interval
+        self.pricing.count(Work(kind, seconds, seconds * low, seconds * high), spread=False)
+        return priced.transfer

@@ -16,9 +16,10 @@ from moesim.workload.emitter import Emitter
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MoEBlock:
-    """The parts of one MoE layer behind attention. Seconds are [ranks]; compute_share as in `moesim.engine.program.Op`.
+    """The parts of one MoE layer behind attention. Seconds are [ranks].
 
-    shared: None without shared experts. dispatch, combine: None when every rank already holds all tokens.
+    shared: None without shared experts. dispatch, combine: None when every rank already holds all tokens; their shares
+    are what they take of compute, as in `moesim.engine.program.Op`.
     """
 
     layer: int
@@ -27,7 +28,8 @@ class MoEBlock:
     experts: np.ndarray
     dispatch: Transfer | None
     combine: Transfer | None
-    compute_share: float
+    dispatch_share: float = 0.0
+    combine_share: float = 0.0
 
 
 def none(emit: Emitter, block: MoEBlock, after: tuple[int, ...]) -> tuple[int, ...]:
@@ -56,11 +58,11 @@ OVERLAPS: dict[str, Callable[[Emitter, MoEBlock, tuple[int, ...]], tuple[int, ..
 def _dispatch(emit: Emitter, block: MoEBlock, after: tuple[int, ...]) -> tuple[int, ...]:
     if block.dispatch is None:
         return after
-    return (emit.communicate("dispatch", block.layer, block.dispatch, after, block.compute_share),)
+    return (emit.communicate("dispatch", block.layer, block.dispatch, after, block.dispatch_share),)
 
 
 def _experts_and_combine(emit: Emitter, block: MoEBlock, after: tuple[int, ...]) -> tuple[int, ...]:
     computed = emit.compute("experts", block.layer, block.experts, after)
     if block.combine is None:
         return (computed,)
-    return (emit.communicate("combine", block.layer, block.combine, (computed,), block.compute_share),)
+    return (emit.communicate("combine", block.layer, block.combine, (computed,), block.combine_share),)
