@@ -252,11 +252,9 @@ def check_fittable(family: Family, rows: Rows, key: Mapping[str, str]) -> None:
     if not np.all(np.isfinite(seconds) & (seconds > 0)):
         bad = int(np.argmin(np.isfinite(seconds) & (seconds > 0)))
         raise InvalidInput(f"{name}: {family.measured} must be positive; row {bad} of this kernel has {seconds[bad]}")
-    if len(seconds) < 2 * len(family.parameters):
-        least = 2 * len(family.parameters)
-        raise InvalidInput(
-            f"{name}: {len(seconds)} points cannot fit {len(family.parameters)} parameters; give {least}"
-        )
+    least = len(family.parameters)  # no more: priors hold what the points do not determine
+    if len(seconds) < least:
+        raise InvalidInput(f"{name}: {len(seconds)} points cannot fit {least} parameters; measure {least} or more")
     if np.ptp(np.asarray(rows[family.size], dtype=float)) == 0:
         raise InvalidInput(f"{name}: all rows have one {family.size}; measure several sizes")
 

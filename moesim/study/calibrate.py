@@ -46,12 +46,13 @@ class Calibration:
 
     fits: by family. summary: one row a kernel: points, shapes, median and P90 error before (the profile as it was) and
     after (shapes held out where there are several), interval. rows: the table's rows with ``before_s``, ``after_s``
-    (in sample), ``held_out_s`` and ``family``, for figures.
+    (in sample), ``held_out_s`` and ``family``, for figures. skipped: kernels that could not be fitted, and why.
     """
 
     fits: Mapping[str, tuple[Fit, ...]]
     summary: pd.DataFrame
     rows: pd.DataFrame
+    skipped: tuple[Problem, ...] = ()
 
 
 def calibrate(
@@ -66,8 +67,8 @@ def calibrate(
     """Fit every kernel of the tables that was measured on this hardware.
 
     tables: by file name, which errors quote. Rows of other hardware are left out; a table without a ``hardware`` column
-    is all of this one. software: only stacks whose name starts so. progress: called with each kernel's name. Raises
-    InvalidInput with every kernel that cannot be fitted, and fits nothing then.
+    is all of this one. software: only stacks whose name starts so. progress: called with each kernel's name. A kernel
+    that cannot be fitted is skipped: its rows will use the nearest one. Raises InvalidInput when no kernel can.
     """
     machine = machine_for(hardware, None, lookup, graphs=False)
     fits: dict[str, list[Fit]] = {}
@@ -93,9 +94,10 @@ def calibrate(
                 columns = {"family": family.name, "before_s": before, "after_s": after, "held_out_s": held_out}
                 rows.append(part.assign(**columns))
                 summary.append(_summary(fitted, before, data[family.measured]))
-    if problems:
+    if not fits:
         raise InvalidInput(problems)
-    return Calibration({f: tuple(some) for f, some in fits.items()}, pd.DataFrame(summary), pd.concat(rows))
+    found = {family: tuple(some) for family, some in fits.items()}
+    return Calibration(found, pd.DataFrame(summary), pd.concat(rows), tuple(problems))
 
 
 def _prepared(table: pd.DataFrame, name: str, hardware: Hardware, software: str | None) -> tuple[str, pd.DataFrame]:

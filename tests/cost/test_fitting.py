@@ -144,7 +144,7 @@ def test_defaults_are_the_starts():
     ("spoil", "message"),
     [
         (lambda rows: rows | {"latency_s": np.where(np.arange(300) == 7, -1.0, rows["latency_s"])}, "row 7"),
-        (lambda rows: {name: values[:3] for name, values in rows.items()}, "3 points cannot fit 2 parameters"),
+        (lambda rows: {name: values[:1] for name, values in rows.items()}, "1 points cannot fit 2 parameters"),
         (lambda rows: rows | {"size": np.full(300, 64.0)}, "all rows have one size"),
     ],
 )

@@ -1,0 +1,85 @@
+"""How far fitted cost models can be trusted: held-out shapes, borrowed hardware, intervals, physical floors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+import pandas as pd
+
+from moesim.cost.calibration import answer, candidates
+from moesim.cost.families import FAMILIES
+from moesim.cost.fitting import Family, Rows, borrowed, conformal_interval, groups_of, shape_folds
+from moesim.cost.machine import Machine
+from moesim.hardware.device import Hardware
+from moesim.study.calibrate import Calibration
+
+
+def judged(
+    calibrations: Mapping[str, Calibration], lookup: Callable[[str], Hardware], siblings: Mapping[str, str]
+) -> pd.DataFrame:
+    """The rows of calibrations (by hardware) with what each way of predicting makes of them, in seconds.
+
+    Columns added to `Calibration.rows`: low_s, high_s (80 % interval of a held-out row, from the residuals of the other
+    folds), sibling_s, sibling_low_s, sibling_high_s (the fits of ``siblings[hardware]`` on this device; NaN where that
+    has not measured the kernel), floor_s (bytes and FLOPs at datasheet rates).
+    """
+    parts = []
+    for name, calibration in calibrations.items():
+        device = lookup(name).device
+        lent = calibrations.get(siblings.get(name, ""))
+        fits = {} if lent is None else {f: tuple(map(borrowed, some)) for f, some in lent.fits.items()}
+        borrower = Machine(device, None, fits, "like", graphs=False)
+        for family_name, rows in calibration.rows.groupby("family"):
+            family = FAMILIES[family_name]
+            for key, positions in groups_of(family, rows):
+                part = rows.iloc[positions]
+                data = {column: part[column].to_numpy() for column in (*family.columns, family.measured)}
+                parts.append(part.assign(**_held_out(family, data, part), **_sibling(borrower, family, data, key)))
+    return pd.concat(parts)
+
+
+def _held_out(family: Family, data: Rows, part: pd.DataFrame) -> dict[str, np.ndarray]:
+    """Intervals of held-out predictions: each fold's from the residuals of the others."""
+    held_out = part["held_out_s"].to_numpy()
+    low, high = np.full(len(part), np.nan), np.full(len(part), np.nan)
+    if np.isfinite(held_out).all():
+        fold = shape_folds(family, data, 5)
+        residual = np.log(data[family.measured] / held_out)
+        for index in range(fold.max() + 1):
+            here = fold == index
+            factors = conformal_interval(residual[~here])
+            low[here], high[here] = held_out[here] * factors[0], held_out[here] * factors[1]
+    return {"low_s": low, "high_s": high}
+
+
+def _sibling(borrower: Machine, family: Family, data: Rows, key: dict[str, str]) -> dict[str, np.ndarray]:
+    """Predictions with the sibling's fit of the same kernel, and the floors, which need no fit."""
+    wanted = {column: value for column, value in key.items() if column != "hardware"}
+    found = answer(borrower, family, data, wanted)
+    nearest = candidates(borrower.fits.get(family.name, ()), wanted)
+    same = bool(nearest) and nearest[0].key == wanted
+    cost = found.cost
+    values = {"sibling_s": cost.seconds, "sibling_low_s": cost.low, "sibling_high_s": cost.high}
+    return {name: value if same else np.full(len(value), np.nan) for name, value in values.items()} | {
+        "floor_s": found.floor_s
+    }
+
+
+def errors(rows: pd.DataFrame, predicted: str, low: str, high: str, measured: str = "latency_s") -> dict[str, float]:
+    """Of the rows that have a prediction: how many, median, P90 and mean absolute error, coverage, width.
+
+    Fractions; coverage is the share of measurements inside low..high, width the median of high over low.
+    """
+    known = rows[np.isfinite(rows[predicted])]
+    if known.empty:
+        return {"rows": 0}
+    error = np.abs(known[predicted] / known[measured] - 1)
+    return {
+        "rows": len(known),
+        "median": float(error.median()),
+        "p90": float(error.quantile(0.9)),
+        "mape": float(error.mean()),
+        "coverage": float(((known[low] <= known[measured]) & (known[measured] <= known[high])).mean()),
+        "width": float((known[high] / known[low]).median()),
+    }
