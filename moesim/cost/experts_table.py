@@ -9,13 +9,15 @@ from moesim.cost.experts_loads import table_loads
 from moesim.cost.fitting import Family, Rows
 from moesim.hardware.device import Device
 
-# (hidden, inner width, experts) of models whose experts have two matrices, no gate (squared ReLU, NVIDIA Nemotron 3):
-# the table does not say so, but three matrices would beat the bandwidth of every device by up to 1.34x.
+# What the tables do not say, found where rows beat the bytes that must move, or miss every model by 2 to 7x:
+# - models whose experts have two matrices and no gate (squared ReLU, Nemotron 3), by hidden, inner width, experts;
 _UNGATED = ((2688, 1856, 128), (1024, 2688, 512), (4096, 2688, 512))
-# (hidden, inner width, experts, top_k) of models that route in groups, 4 of 8 (DeepSeek-V3); again the table does not
-# say so.
+#   these kernels run them with a gate all the same (rows take 1.5x the time of two matrices);
+_ALWAYS_GATED = ("sglang_fused_moe_triton", "w4a4nvfp4moe_flashinfer_trtllm")
+# - a model that routes in groups (DeepSeek-V3), by hidden, inner width, experts, top_k;
 _GROUPED = ((7168, 2048, 256, 8),)
-_ROUTES_ITSELF = ("sglang_", "monolithic", "fp8moe_triton")  # parts of names of kernels that take router logits
+#   the stacks whose rows start from router scores, and the kernel that always routes in groups.
+_ROUTES_SCORES, _ALWAYS_GROUPED = ("sglang_", "vllm_"), ("moe_torch_flow_min_latency",)
 
 
 def prepare(device: Device, rows: Rows) -> Rows:
@@ -24,8 +26,9 @@ def prepare(device: Device, rows: Rows) -> Rows:
         return rows
     number = {name: np.asarray(rows[name]) for name in ("num_tokens", "experts", "top_k", "ep", "expert_tp")}
     hidden, ffn = np.asarray(rows["hidden_size"]), np.asarray(rows["expert_ffn"])
-    gated = ~_is_one_of(_UNGATED, hidden, ffn, number["experts"])
-    grouped = _is_one_of(_GROUPED, hidden, ffn, number["experts"], number["top_k"]) & _routes_itself(rows["kernel"])
+    gated = ~_is_one_of(_UNGATED, hidden, ffn, number["experts"]) | _named(rows["kernel"], _ALWAYS_GATED)
+    grouped = _is_one_of(_GROUPED, hidden, ffn, number["experts"], number["top_k"])
+    grouped = grouped & _named(rows["kernel"], _ROUTES_SCORES) | _named(rows["kernel"], _ALWAYS_GROUPED)
     loads = table_loads(
         number["num_tokens"], number["experts"], number["top_k"], number["ep"], rows["distribution"], grouped
     )
@@ -42,10 +45,10 @@ def _is_one_of(known: tuple[tuple[int, ...], ...], *columns: np.ndarray) -> np.n
     return np.logical_or.reduce([np.logical_and.reduce(match) for match in matches])
 
 
-def _routes_itself(kernel: np.ndarray) -> np.ndarray:
-    """[rows] whether the kernel takes router logits and picks experts by itself."""
+def _named(kernel: np.ndarray, parts: tuple[str, ...]) -> np.ndarray:
+    """[rows] whether the kernel's name holds one of the parts."""
     names, of = np.unique(np.asarray(kernel, dtype=str), return_inverse=True)
-    return np.array([any(part in name for part in _ROUTES_ITSELF) for name in names])[of.reshape(-1)]
+    return np.array([any(part in name for part in parts) for name in names])[of.reshape(-1)]
 
 
 EXPERTS = Family(
