@@ -15,6 +15,7 @@ other windows (the sequences in another order). A window longer than the line, o
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -105,6 +106,20 @@ def split(trace: RouterTrace, share: float) -> tuple[RouterTrace, RouterTrace]:
             )
         )
     return select_sequences(trace, np.flatnonzero(chosen)), select_sequences(trace, np.flatnonzero(~chosen))
+
+
+def select_labels(trace: RouterTrace, labels: Sequence[str]) -> RouterTrace:
+    """The trace of the sequences with these labels: a workload of one domain, or of some.
+
+    All domains together are far more even than any one of them, and than what services see. Raises InvalidInput for a
+    label that the trace does not have.
+    """
+    if unknown := sorted(set(labels) - set(trace.labels)):
+        known = ", ".join(dict.fromkeys(trace.labels)) or "none"
+        raise InvalidInput(
+            Problem(f"the trace {trace.name} has no label {', '.join(unknown)}; write some of its own: {known}")
+        )
+    return select_sequences(trace, np.flatnonzero(np.isin(trace.labels, list(labels))))
 
 
 def select_sequences(trace: RouterTrace, sequences: np.ndarray) -> RouterTrace:

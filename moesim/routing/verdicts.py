@@ -128,8 +128,8 @@ def _drift(health: Health) -> Iterator[Verdict]:
         level = "good" if health.label_correlation > SAME_WORKLOAD else "notice"
         inside = np.mean([max_over_mean(load).mean() for load in health.label_load.values()])
         text = (
-            f"loads of the {len(health.label_load)} labels correlate {health.label_correlation:.2f}; inside a label the "
-            f"hottest expert gets {inside:.2f}x the mean"
+            f"loads of the {len(health.label_load)} labels correlate {health.label_correlation:.2f}; inside a label "
+            f"the hottest expert gets {inside:.2f}x the mean"
         )
         yield Verdict("labels", level, text + ("" if level == "good" else ": a placement for one is wrong for another"))
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.errors import InvalidInput
-from moesim.routing.replay import replay, select_sequences, split
+from moesim.routing.replay import replay, select_labels, select_sequences, split
 from moesim.routing.trace import RouterTrace
 
 
@@ -134,6 +134,14 @@ def test_split_shares_out_whole_sequences_of_every_domain():
     for share in (0, 1, 0.01):
         with pytest.raises(InvalidInput, match="leaves one part"):
             split(trace, share)
+
+
+def test_a_workload_of_some_domains():
+    trace = make(labels=("law", "code", "law", "prose"))
+    assert select_labels(trace, ["law"]).offsets.tolist() == [0, 30, 80]
+    assert select_labels(trace, ["prose", "code"]).labels == ("code", "prose")
+    with pytest.raises(InvalidInput, match="has no label cooking, tax; write some of its own: law, code, prose"):
+        select_labels(trace, ["law", "tax", "cooking"])
 
 
 def test_selected_sequences_keep_their_order():
