@@ -4,9 +4,11 @@
 tensor-parallel groups of a cluster). `size` is the bytes of a rank's whole buffer, as in NCCL's tests. `fidelity` names
 an entry of `moesim.network.fidelity.FIDELITIES`; `floor_s` is added to every member's latency (launch, kernel floor).
 
-A member is done when its last byte has arrived and its own last byte has left: `arrived` tells for each member when
-that is, so a rank with little traffic finishes before the hottest one. These functions know the wire only; what kernels
-add (floors, SM-limited rates, reached shares of the link rate) is in `moesim.cost.communication`.
+A member is done when its last byte has arrived and its own bytes have passed its own ports: `arrived` tells for each
+member when that is, so a rank with little traffic finishes before the hottest one. It does not wait for what others
+still have to receive, as with posted writes and receive hooks; a message's sender does (`point_to_point`). These
+functions know the wire only; what kernels add (floors, SM-limited rates, reached shares of the link rate) is in
+`moesim.cost.communication`.
 """
 
 from __future__ import annotations
@@ -118,7 +120,7 @@ def point_to_point(
     ends = where[: source.size], where[source.size :]
     joined = coo_array((np.ones(source.size), ends), shape=(ranks.size, ranks.size))
     group = connected_components(joined, directed=False)[1]
-    return _transfer(network, name, ranks, [Phase(source, target, size)], fidelity, floor_s, group)
+    return _transfer(network, name, ranks, [Phase(source, target, size)], fidelity, floor_s, group, blocking=True)
 
 
 def _run(
@@ -183,8 +185,12 @@ def _transfer(
     fidelity: str,
     floor_s: float,
     group: np.ndarray | None = None,
+    blocking: bool = False,
 ) -> Transfer:
-    """Price the phases one after another and put the collective together. Members: the ranks, flattened."""
+    """Price the phases one after another and put the collective together. Members: the ranks, flattened.
+
+    blocking: a sender is done only when its messages have arrived.
+    """
     if fidelity not in FIDELITIES:
         raise InvalidInput(f"network fidelity {fidelity!r} is unknown; write one of {', '.join(FIDELITIES)}")
     finish = FIDELITIES[fidelity].finish
@@ -196,9 +202,10 @@ def _transfer(
         load, ends = finish(network, source, target, traffic)
         moving = (traffic > 0) & (source != target)
         ends = np.where(moving, ends, 0.0)
-        last = np.maximum(latest(source, ends, everywhere), latest(target, ends, everywhere))
+        left = latest(source, ends, everywhere) if blocking else network.own_ports(load / network.capacity)
+        last = np.maximum(left, latest(target, ends, everywhere))
         done = np.where(last > 0, wire + last, done)
-        wire += float(last.max())
+        wire += float(max(last.max(), ends.max(initial=0.0)))
         if phase.latency_s is None:
             hops = np.where(moving, network.latency(source, target), 0.0)
             latency += phase.steps * latest(target, hops, everywhere)

@@ -14,7 +14,7 @@ from moesim.network.coflow import demands
 from moesim.network.routes import Network
 from moesim.network.transfer import Transfer
 
-RESOLUTION = 0.002  # ends that lie closer than this share of the time passed are handled together
+RESOLUTION = 0.005  # ends that lie closer than this share of the time passed are handled together
 
 
 def finish(
@@ -68,22 +68,22 @@ def fair_rates(share, capacity: np.ndarray) -> np.ndarray:
     not wait for each other.
     """
     rate = np.zeros(share.shape[0])
-    flow = np.repeat(np.arange(share.shape[0]), np.diff(share.indptr))
-    link, part = share.indices, share.data
-    free = capacity.astype(float).copy()
-    while len(flow):
+    waiting = np.arange(share.shape[0])  # flows without a rate; `link` and `part` hold theirs, flow after flow
+    hops, link, part = np.diff(share.indptr), share.indices, share.data
+    free = capacity.astype(float)
+    while len(waiting):
         push = np.bincount(link, weights=part, minlength=len(free))
         fair = np.divide(free, push, out=np.full_like(free, np.inf), where=push > 0)
-        least = np.full(len(rate), np.inf)
-        np.minimum.at(least, flow, fair[link])
-        held_back = np.bincount(link, weights=least[flow] < fair[link] * (1 - 1e-12), minlength=len(free)) > 0
-        settled = np.zeros(len(rate), dtype=bool)
-        settled[flow[~held_back[link]]] = True
-        rate[settled] = least[settled]
-        gone = settled[flow]
-        used = np.bincount(link[gone], weights=part[gone] * rate[flow[gone]], minlength=len(free))
+        least = np.minimum.reduceat(fair[link], np.cumsum(hops) - hops)
+        loses = np.repeat(least, hops) < fair[link] * (1 - 1e-12)
+        waits_for_others = np.bincount(link[loses], minlength=len(free)) > 0
+        settled = np.zeros(len(waiting), dtype=bool)
+        settled[np.repeat(np.arange(len(waiting)), hops)[~waits_for_others[link]]] = True
+        rate[waiting[settled]] = least[settled]
+        gone = np.repeat(settled, hops)
+        used = np.bincount(link[gone], weights=(part * np.repeat(least, hops))[gone], minlength=len(free))
         free = np.maximum(free - used, 0.0)
-        flow, link, part = flow[~gone], link[~gone], part[~gone]
+        waiting, hops, link, part = waiting[~settled], hops[~settled], link[~gone], part[~gone]
     return rate
 
 

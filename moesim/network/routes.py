@@ -56,12 +56,18 @@ ROUTINGS: dict[str, Callable[[Cluster, Links], Routes]] = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Network:
-    """Links and routes of a cluster. devices: [ranks] names; domain: [ranks] scale-up domain."""
+    """Links and routes of a cluster.
+
+    devices: [ranks] names; domain: [ranks] scale-up domain. ports, port_rank: [ports] links that leave a device, and
+    the rank that they leave.
+    """
 
     links: Links
     routes: Routes
     devices: tuple[str, ...]
     domain: np.ndarray
+    ports: np.ndarray
+    port_rank: np.ndarray
 
     @property
     def capacity(self) -> np.ndarray:
@@ -110,6 +116,12 @@ class Network:
             result[part] = self.routes.worst(near, far, value)
         return result
 
+    def own_ports(self, value: np.ndarray) -> np.ndarray:
+        """Largest value [links] of the links that leave each rank [ranks]."""
+        largest = np.zeros(self.ranks)
+        np.maximum.at(largest, self.port_rank, value[self.ports])
+        return largest
+
     def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Seconds that the first byte of each pair takes, in the shape to which source and target broadcast."""
         return self.routes.latency(source, target)
@@ -142,4 +154,8 @@ def build_network(cluster: Cluster) -> Network:
     if cluster.routing not in ROUTINGS:
         raise InvalidInput(f"routing {cluster.routing!r} is unknown; write one of {', '.join(sorted(ROUTINGS))}")
     links = read_links(cluster)
-    return Network(links, ROUTINGS[cluster.routing](cluster, links), cluster.devices, np.asarray(cluster.domain))
+    rank_of = {name: rank for rank, name in enumerate(cluster.devices)}
+    ports = [(link, rank_of[near]) for link, (near, _) in enumerate(links.ends) if near in rank_of]
+    link, rank = np.array(ports, dtype=np.int64).reshape(-1, 2).T
+    routes = ROUTINGS[cluster.routing](cluster, links)
+    return Network(links, routes, cluster.devices, np.asarray(cluster.domain), link, rank)
