@@ -3,39 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
-from moesim.cost.calibration import answer, candidates
+from moesim.cost.calibration import answer, machine_for
 from moesim.cost.families import FAMILIES
 from moesim.cost.fitting import Family, Rows, borrowed, conformal_interval, groups_of, shape_folds
 from moesim.cost.machine import Machine
 from moesim.hardware.device import Hardware
-from moesim.study.calibrate import Calibration
 
 
-def judged(
-    calibrations: Mapping[str, Calibration], lookup: Callable[[str], Hardware], siblings: Mapping[str, str]
-) -> pd.DataFrame:
-    """The rows of calibrations (by hardware) with what each way of predicting makes of them, in seconds.
+def judged(rows: pd.DataFrame, lookup: Callable[[str], Hardware], siblings: Mapping[str, str]) -> pd.DataFrame:
+    """`Calibration.rows` of any hardware, with what each way of predicting makes of them, in seconds.
 
-    Columns added to `Calibration.rows`: low_s, high_s (80 % interval of a held-out row, from the residuals of the other
-    folds), sibling_s, sibling_low_s, sibling_high_s (the fits of ``siblings[hardware]`` on this device; NaN where that
-    has not measured the kernel), floor_s (bytes and FLOPs at datasheet rates).
+    lookup: profiles by name, which hold the fits. Columns added: low_s, high_s (80 % interval of a held-out row, from
+    the residuals of the other folds), sibling_s, sibling_low_s, sibling_high_s (the fits of ``siblings[hardware]`` on
+    this device; NaN where the sibling has not measured the kernel), default_s, default_low_s, default_high_s (stated
+    defaults), floor_s (bytes and FLOPs at datasheet rates).
     """
     parts = []
-    for name, calibration in calibrations.items():
-        device = lookup(name).device
-        lent = calibrations.get(siblings.get(name, ""))
-        fits = {} if lent is None else {f: tuple(map(borrowed, some)) for f, some in lent.fits.items()}
+    for (name, family_name), some in rows.groupby(["hardware", "family"]):
+        device, family = lookup(name).device, FAMILIES[family_name]
+        sibling = machine_for(lookup(siblings[name]), None, lookup).fits if name in siblings else {}
+        fits = {family_name: tuple(borrowed(fit) for fit in sibling.get(family_name, ()))}
         borrower = Machine(device, None, fits, "like", graphs=False)
-        for family_name, rows in calibration.rows.groupby("family"):
-            family = FAMILIES[family_name]
-            for key, positions in groups_of(family, rows):
-                part = rows.iloc[positions]
-                data = {column: part[column].to_numpy() for column in (*family.columns, family.measured)}
-                parts.append(part.assign(**_held_out(family, data, part), **_sibling(borrower, family, data, key)))
+        for key, positions in groups_of(family, some):
+            part = some.iloc[positions]
+            data = {column: part[column].to_numpy() for column in (*family.columns, family.measured)}
+            parts.append(part.assign(**_held_out(family, data, part), **_without_fits(borrower, family, data, key)))
     return pd.concat(parts)
 
 
@@ -53,17 +50,18 @@ def _held_out(family: Family, data: Rows, part: pd.DataFrame) -> dict[str, np.nd
     return {"low_s": low, "high_s": high}
 
 
-def _sibling(borrower: Machine, family: Family, data: Rows, key: dict[str, str]) -> dict[str, np.ndarray]:
-    """Predictions with the sibling's fit of the same kernel, and the floors, which need no fit."""
+def _without_fits(borrower: Machine, family: Family, data: Rows, key: dict[str, str]) -> dict[str, np.ndarray]:
+    """Predictions with the sibling's fit of the same kernel, with the stated defaults, and the floors."""
     wanted = {column: value for column, value in key.items() if column != "hardware"}
-    found = answer(borrower, family, data, wanted)
-    nearest = candidates(borrower.fits.get(family.name, ()), wanted)
-    same = bool(nearest) and nearest[0].key == wanted
-    cost = found.cost
-    values = {"sibling_s": cost.seconds, "sibling_low_s": cost.low, "sibling_high_s": cost.high}
-    return {name: value if same else np.full(len(value), np.nan) for name, value in values.items()} | {
-        "floor_s": found.floor_s
-    }
+    lent = answer(borrower, family, data, wanted)
+    same = lent.fits[0].key == wanted
+    default = answer(replace(borrower, fits={}), family, data, wanted)
+    values = {"floor_s": default.floor_s}
+    for label, found, known in (("sibling", lent, same), ("default", default, True)):
+        cost = found.cost
+        for name, value in (("", cost.seconds), ("_low", cost.low), ("_high", cost.high)):
+            values[f"{label}{name}_s"] = value if known else np.full(len(value), np.nan)
+    return values
 
 
 def errors(rows: pd.DataFrame, predicted: str, low: str, high: str, measured: str = "latency_s") -> dict[str, float]:
