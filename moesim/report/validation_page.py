@@ -58,7 +58,7 @@ def write_validation(
     `moesim.study.published` reads them, may be empty. lookup: profiles by name.
     """
     folder = Path(folder)
-    (folder / "validation").mkdir(parents=True, exist_ok=True)
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
     rows = judged(evidence, lookup, SIBLINGS)
     sections = [
         _INTRODUCTION,
@@ -204,10 +204,10 @@ def _pictures(rows: pd.DataFrame, folder: Path) -> str:
         if not np.isfinite(part["held_out_s"]).any():
             continue
         for name, draw in (("scatter", draw_predicted_against_measured), ("residuals", draw_residuals_by_size)):
-            path = folder / "validation" / f"{family}_{name}.png"
+            path = folder / "figures" / f"{family}_{name}.png"
             options = {"predicted": "held_out_s", "title": str(family).replace("_", " ")}
             draw(part, *((_SIZE[family],) if name == "residuals" else ()), path, **options)
-            lines.append(f"![{family}, {name}](validation/{path.name})")
+            lines.append(f"![{family}, {name}](figures/{path.name})")
     return "\n".join(lines)
 
 

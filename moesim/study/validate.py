@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+import moesim
 from moesim.cost.calibration import Answer, answer, machine_for
 from moesim.cost.fitting import Family, groups_of
 from moesim.cost.machine import Machine
@@ -21,6 +23,11 @@ from moesim.study.tables import families_of, table_kind, unusable
 MEASURED = "latency_s"
 ADDED = ("predicted_s", "low_s", "high_s", "note", "reason")
 _CHUNK = 20_000  # rows predicted at once, which bounds the memory that a search over tiles takes
+
+
+def sample_tables() -> tuple[Path, ...]:
+    """The measured tables that ship with the package, one of each kind."""
+    return tuple(sorted((Path(moesim.__file__).parent / "data" / "measured").glob("*.parquet")))
 
 
 def predict_table(table: pd.DataFrame, lookup: Callable[[str], Hardware]) -> pd.DataFrame:
