@@ -7,10 +7,13 @@ import sys
 import typer
 
 from moesim import __version__
+from moesim.cli.calibrate import calibrate
 from moesim.cli.capture import capture
 from moesim.cli.catalogue import models, profiles
 from moesim.cli.run import run
 from moesim.cli.schema import schema
+from moesim.cli.trace import import_trace, trace
+from moesim.cli.validate import validate
 from moesim.errors import MoesimError
 
 INTERNAL_ERROR = 70
@@ -23,7 +26,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, profiles, models, capture, schema):
+for command in (run, profiles, models, capture, import_trace, trace, calibrate, validate, schema):
     app.command()(command)
 
 

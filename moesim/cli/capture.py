@@ -43,7 +43,7 @@ def capture(
         )
     if transformers and text is None:
         raise InvalidInput("--transformers needs --text FILE, which the model reads")
-    _need_torch()
+    need_torch()
     progress = Progress()
     if transformers:
         from moesim.lab.transformers_capture import capture_transformers
@@ -61,7 +61,8 @@ def capture(
         note(f"wrote {path}")
 
 
-def _need_torch() -> None:
+def need_torch() -> None:
+    """Refuse, with what to install, where PyTorch is missing."""
     from importlib.util import find_spec
 
     if find_spec("torch") is None:

@@ -6,16 +6,17 @@ import os
 from pathlib import Path
 
 
-def new_figure(width: float, height: float):
-    """(figure, axes) of a size in inches, without a window system and without pyplot's global state."""
+def new_figure(width: float, height: float, columns: int = 1):
+    """(figure, [columns] axes side by side) of a size in inches, without a window system or pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    row = figure.subplots(1, columns, squeeze=False)[0]
+    for axes in row:
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, row
 
 
 def save_figure(figure, path: str | Path) -> None:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from moesim.engine.timeline import Timeline, Track
+from moesim.report.canvas import new_figure, save_figure
 
 # One colour a kind of operation, the same in every picture. Communication is warm, compute is cool.
 COLOURS = {
@@ -34,7 +34,7 @@ def draw_layer_timeline(timeline: Timeline, layer: int, path: str | Path, title:
     rows = [index for index, op in enumerate(track.program.ops) if op.layer == layer]
     shown = np.unique(np.linspace(0, track.program.ranks.size - 1, MOST_RANKS).astype(int))
     origin = track.start[rows].min()
-    figure, axes = _figure(10, 1.6 + 0.085 * max(shown.size, 12))
+    figure, (axes,) = new_figure(10, 1.6 + 0.085 * max(shown.size, 12))
     for index in rows:
         op = track.program.ops[index]
         begin = (track.start[index, shown] - origin) / 1e6
@@ -47,58 +47,40 @@ def draw_layer_timeline(timeline: Timeline, layer: int, path: str | Path, title:
     step = max(1, shown.size // 12)
     axes.set_yticks(np.arange(0, shown.size, step) + 0.5, track.program.ranks[shown[::step]])
     _legend(axes, track, rows)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_breakdown(timeline: Timeline, path: str | Path, title: str = "") -> None:
     """Seconds of each kind of operation, mean over ranks; a collective split into its own time and waiting."""
     kinds = dict(sorted(timeline.by_kind_s().items(), key=lambda item: item[1]))
-    figure, axes = _figure(8, 0.8 + 0.36 * len(kinds))
+    figure, (axes,) = new_figure(8, 0.8 + 0.36 * len(kinds))
     milliseconds = np.array(list(kinds.values())) * 1e3
     axes.barh(list(kinds), milliseconds, color=[_colour(kind) for kind in kinds])
     for row, value in enumerate(milliseconds):
         axes.text(value, row, f" {value:.2f} ms", va="center", fontsize=8)
     axes.set(xlabel=f"ms a step, mean over ranks (the step takes {timeline.makespan_s * 1e3:.2f} ms)", title=title)
     axes.margins(x=0.14)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_expert_load(load: np.ndarray, path: str | Path, title: str = "") -> None:
     """Load [moe_layer, expert] against the layer's mean, as a heat map."""
     relative = load / np.maximum(load.mean(axis=1, keepdims=True), 1e-300)
-    figure, axes = _figure(10, 4.2)
+    figure, (axes,) = new_figure(10, 4.2)
     image = axes.imshow(relative, aspect="auto", cmap="magma", vmin=0, interpolation="nearest")
     axes.set(xlabel="expert", ylabel="MoE layer", title=title)
     figure.colorbar(image, ax=axes, label="tokens / mean of the layer")
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_traffic(traffic: np.ndarray, path: str | Path, title: str = "") -> None:
     """Bytes [source rank, destination rank] as a heat map in MB."""
-    figure, axes = _figure(6.6, 5.6)
+    figure, (axes,) = new_figure(6.6, 5.6)
     image = axes.imshow(traffic / 1e6, cmap="viridis", vmin=0, interpolation="nearest")
     axes.set(xlabel="to rank", ylabel="from rank", title=title)
     axes.title.set_fontsize(10)
     figure.colorbar(image, ax=axes, label="MB a step")
-    _save(figure, path)
-
-
-def _figure(width: float, height: float):
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
-def _save(figure, path: str | Path) -> None:
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=130, format="png", metadata={"Software": None})
-    os.replace(partial, path)
+    save_figure(figure, path)
 
 
 def _colour(kind: str) -> str:

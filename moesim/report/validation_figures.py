@@ -17,7 +17,7 @@ def draw_predicted_against_measured(
 ) -> None:
     """One dot a row, measured seconds across and predicted up; dashed lines are 20 % off. by: column of the colours."""
     rows = _drawn(rows, predicted)
-    figure, axes = new_figure(6.4, 6)
+    figure, (axes,) = new_figure(6.4, 6)
     for label, part in rows.groupby(by, sort=True):
         axes.loglog(part["latency_s"], part[predicted], ".", markersize=1.5, alpha=0.35, label=str(label))
     ends = np.array([rows["latency_s"].min(), rows["latency_s"].max()])
@@ -40,7 +40,7 @@ def draw_residuals_by_size(
 ) -> None:
     """Predicted over measured against a size: median of each doubling as a line, the middle 80 % shaded."""
     rows = rows[np.isfinite(rows[predicted])]
-    figure, axes = new_figure(7.6, 4)
+    figure, (axes,) = new_figure(7.6, 4)
     for label, part in rows.groupby(by, sort=True):
         ratio = part[predicted] / part["latency_s"]
         doubling = np.round(np.log2(np.maximum(part[size], 1)))

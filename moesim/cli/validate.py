@@ -1,0 +1,84 @@
+"""``moesim validate``: predictions beside measurements."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+import moesim
+from moesim.cli.output import note, print_json, print_table, records, say
+from moesim.errors import InvalidInput
+
+
+def validate(
+    files: Annotated[
+        list[Path] | None, typer.Argument(help="Parquet or CSV tables; without, a shipped sample.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Write the tables with predictions: a file, or a folder for several.")
+    ] = None,
+    by: Annotated[
+        list[str] | None, typer.Option("--by", metavar="COLUMN", help="Break errors down by a column.")
+    ] = None,
+    local: Annotated[bool, typer.Option("--local", help="Measure this machine, predict, run, compare.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Predict the rows of measured tables and say how good the predictions are."""
+    if local:
+        from moesim.cli.local import validate_local
+
+        validate_local(json=json)
+        return
+    from moesim.spec.profile import load_profile
+    from moesim.study.tables import read_table
+    from moesim.study.validate import predict_table, statistics
+
+    paths = list(files or sorted((Path(moesim.__file__).parent / "data" / "measured").glob("*.parquet")))
+    if out is not None and len(paths) > 1 and out.suffix:
+        raise InvalidInput(f"several tables need a folder, not a file: --out {out.with_suffix('')}")
+    reports = []
+    for path in paths:
+        predicted = predict_table(read_table(path), load_profile)
+        if out is not None:
+            target = out if len(paths) == 1 and out.suffix else out / f"{path.stem}.parquet"
+            _write(predicted, target)
+        reports.append((path, statistics(predicted, by or ("hardware", "software"))))
+    if json:
+        print_json(
+            {"schema_version": 1, "tables": [{"file": str(p), "errors": records(table)} for p, table in reports]}
+        )
+        return
+    for path, table in reports:
+        say(str(path))
+        _print(table)
+        say()
+
+
+def _write(table, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    table.to_csv(partial, index=False) if path.suffix == ".csv" else table.to_parquet(partial)
+    os.replace(partial, path)
+    note(f"wrote {path}")
+
+
+def _print(table) -> None:
+    numbers = ("rows", "refused", "median_ape", "mape", "p90_ape", "bias", "rank_correlation", "coverage", "width")
+    numbers = [name for name in numbers if name in table]
+    labels = [name for name in table.columns if name not in numbers]
+    rows = (
+        (*(row[name] for name in labels), *(_number(name, row[name]) for name in numbers))
+        for row in table.to_dict("records")
+    )
+    print_table(rows, header=(*labels, *numbers), right=range(len(labels), len(labels) + len(numbers)))
+
+
+def _number(name: str, value: float) -> str:
+    if value != value:
+        return ""
+    if name in ("rows", "refused"):
+        return f"{int(value)}"
+    return f"{value:.2f}" if name in ("rank_correlation", "width") else f"{value:.1%}"
