@@ -14,7 +14,7 @@ datasheet bandwidth, peak and cores. Chosen per kernel: row tile r, token tile T
     waves  = x ≤ 1 → 1, else ceil(x) − (1 − q)·(ceil(x) − x),  x = items·splits/slots
     hbm    = (B·H_k·L·κ·b·(1 + ρ·(shares − 1))/cache + B·H·(d + d_v)·2) / (BW·e_m)    cache > 1 where it holds all
     t      = t0 + fixed + max(grid, hbm) + φ·min(grid, hbm) + t_b·B
-             + [splits > 1]·(t_s + t_n·splits) + [window cuts]·t_w
+             + [splits > 1]·(t_s + t_n·splits) + [window cuts]·t_w + [d no power of two]·t_p
 
 Groups that a kernel cannot pack (γ = 1, wide γ, too few CTAs; choice ``unpacked``) run a second kernel with one CTA per
 query head, that starts t_u later, with t_i2 and c_2 in place of t_i and c_0, and reads tokens by 32.
@@ -47,6 +47,7 @@ PARAMETERS = {
     "t_n": Parameter(1e-7, 1e-10, 2e-6, "s", "joining one more split", spread=1),
     "t_b": Parameter(3e-9, 1e-11, 3e-6, "s", "scheduling one sequence", spread=1.5),
     "t_w": Parameter(3e-7, 1e-8, 4e-5, "s", "masking outside a window", spread=1.5),
+    "t_p": Parameter(2e-7, 1e-8, 2e-5, "s", "extra launch that pads odd head dims", spread=1.5),
     "cache": Parameter(1.3, 1.0, CACHE_SPEEDUP, "1", "last-level cache over HBM bandwidth", spread=0.3),
     "rho": Parameter(0.4, 0.02, 1.0, "1", "share of the cache read again by each further row tile", spread=1),
     "phi": Parameter(0.4, 0.02, 1.0, "1", "share of the shorter of CTAs and HBM that is exposed", spread=0.7),
@@ -80,12 +81,12 @@ def decode_seconds(
     p, c = parameters, choices
     batch, heads, stored, visible = rows["batch"], rows["heads"], rows["stored_heads"], rows["visible"]
     group, dims = heads / stored, rows["key_dim"] + rows["value_dim"]
-    width = (2 * _power_of_two(rows["key_dim"]) if c["padded_dims"] else dims) / 256
+    width = (2 * power_of_two(rows["key_dim"]) if c["padded_dims"] else dims) / 256
     unpacked = _unpacked(device, rows, group, c["unpacked"])
 
     packed = np.where(unpacked, 1.0, group)
     most_rows = np.where(group <= 32, 16.0, 64.0) if c["tile_rows"] == "16_then_64" else c["tile_rows"]
-    shares, row_tile = np.ceil(packed / most_rows), np.minimum(most_rows, np.maximum(8.0, _power_of_two(packed)))
+    shares, row_tile = np.ceil(packed / most_rows), np.minimum(most_rows, np.maximum(8.0, power_of_two(packed)))
     items = batch * np.where(unpacked, heads, stored * shares)
     splits = _splits(device, rows, items, c)
 
@@ -104,8 +105,9 @@ def decode_seconds(
     hbm = moved / (device.hbm_bytes_per_s * p["e_m"])
     overlapped = np.maximum(grid, hbm) + p["phi"] * np.minimum(grid, hbm)
     joined = np.where(splits > 1, p["t_s"] + p["t_n"] * splits, 0.0)
-    masked = np.where(rows["context"] > visible, p["t_w"], 0.0)
-    return p["t0"] + np.where(unpacked, p["t_u"], 0.0) + fixed + overlapped + joined + masked + p["t_b"] * batch
+    extra = np.where(rows["context"] > visible, p["t_w"], 0.0) + np.where(unpacked, p["t_u"], 0.0)
+    extra += np.where(power_of_two(rows["key_dim"]) != rows["key_dim"], p["t_p"], 0.0)
+    return p["t0"] + fixed + overlapped + joined + extra + p["t_b"] * batch
 
 
 def _unpacked(device: Device, rows: Rows, group: np.ndarray, rule: str) -> np.ndarray:
@@ -133,7 +135,8 @@ def _splits(device: Device, rows: Rows, items: np.ndarray, choices: Mapping[str,
     return np.maximum(np.minimum(filling, np.minimum(useful, choices["most_splits"])), 1)
 
 
-def _power_of_two(size: np.ndarray) -> np.ndarray:
+def power_of_two(size: np.ndarray) -> np.ndarray:
+    """[rows] the next power of two, itself included."""
     return 2 ** np.ceil(np.log2(size))
 
 

@@ -6,10 +6,12 @@ head where the kernel runs absorbed). Symbols as in `moesim.cost.attention_decod
     share   = γ where heads of a group share a tile, else 1;  a tile covers τ = r/share new tokens
     tiles   = ceil(s/τ) per head (per stored head where shared);  tile i sees min(o + i·τ, o + s, w + τ) tokens
     blocks  = Σ_i of those tokens/T, rounded up: + tiles·(1 − min(τ, T)/T)/2, at least one a tile
-    block   = r·T·(2·(d + d_v)/(F·e_c/N) + c_s) + t_k                       c_s: exponentials and rescaling per score
-    grid    = B·heads·(blocks·block + tiles·t_t)/N            (quantised: waves(B·heads·tiles/N)·mean tile)
-    longest = blocks of the last tile·block + t_t
+    block   = r·T·(2·256·((d + d_v)/256)^α/(F·e_c/N) + c_s) + t_k           c_s: exponentials and rescaling per score
+    ends    = t_t + r·T·c_m·masked                       masked blocks of a tile: its diagonal, under a window all
+    x       = B·heads·tiles/N,  grid = x·(blocks/tiles·block + ends)            (quantised: waves(x) in place of x)
+    longest = blocks of the last tile/splits·block + ends,  splits = 1/x where the kernel splits the tokens of a tile
     t       = t0 + (grid^p + longest^p)^(1/p) + B·s·(d + d_v)·2·(c_q·H + c_k·H_k)/BW + B·s·(t_q + t_h·H + t_g·H_k)
+              + [splits > 1]·t_j + [d no power of two]·t_p
 
 The last terms are queries, outputs, new keys and values: rotary embedding, quantising, writing and converting them.
 Source: causal tiling as in FlashAttention-2/3, fitted to kernel times measured by NVIDIA, published with AIConfigurator
@@ -22,7 +24,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from moesim.cost.attention_decode import fastest_peak, waves
+from moesim.cost.attention_decode import fastest_peak, power_of_two, waves
 from moesim.cost.fitting import Parameter, Rows
 from moesim.hardware.device import Device
 
@@ -37,6 +39,10 @@ PARAMETERS = {
     "t_q": Parameter(3e-10, 1e-14, 3e-8, "s", "time per new token", spread=1.5),
     "t_h": Parameter(5e-12, 1e-14, 1e-9, "s", "time per new token and query head", spread=1.5),
     "t_g": Parameter(5e-12, 1e-14, 1e-9, "s", "time per new token and stored head", spread=1.5),
+    "c_m": Parameter(2e-12, 1e-15, 1e-9, "s·core", "masking of one score", spread=1.5),
+    "alpha": Parameter(1.0, 0.6, 2.0, "1", "growth of a product with d + d_v", spread=0.15),
+    "t_j": Parameter(1e-6, 1e-8, 2e-5, "s", "extra launch that joins splits", spread=1.5),
+    "t_p": Parameter(2e-7, 1e-8, 2e-5, "s", "extra launch that pads odd head dims", spread=1.5),
     "p": Parameter(1.5, 1.0, 10.0, "1", "overlap of the longest tile with the rest", spread=0.7),
     "q": Parameter(0.3, 0.03, 1.0, "1", "wave quantisation: 1 full, 0 none", spread=0.7),
 }
@@ -47,6 +53,7 @@ CHOICES = {
     "tile_tokens": (128, 64, 32),
     "skips_window": (True, False),
     "padded_dims": (False, True),
+    "splits_tokens": (False, True),
     "quantised": (False, True),
 }
 
@@ -56,27 +63,34 @@ def prefill_seconds(
 ) -> np.ndarray:
     """[rows] seconds by the equation above. rows: the geometry of `moesim.cost.attention`."""
     p, c = parameters, choices
-    batch, new, stored = rows["batch"], rows["new_tokens"], rows["stored_heads"]
+    batch, new, heads, stored = rows["batch"], rows["new_tokens"], rows["heads"], rows["stored_heads"]
     dims = rows["key_dim"] + rows["value_dim"]
     shared = c["shared_tiles"] or c.get("absorbed", False)
-    share, heads = (rows["heads"] / stored, stored) if shared else (1.0, rows["heads"])
+    share, walked = (heads / stored, stored) if shared else (1.0, heads)
     tile_rows, tile_tokens = _tile_rows(c["tile_rows"], new * share, rows["key_dim"]), c["tile_tokens"]
 
     covered = tile_rows / share
     window = rows["window"] if c["skips_window"] else np.inf
     tiles, tokens, last = tile_work(new, rows["earlier"], window, covered)
-    blocks = np.maximum(tokens / tile_tokens + tiles * (1 - np.minimum(covered, tile_tokens) / tile_tokens) / 2, tiles)
-    width = 2 * 2 ** np.ceil(np.log2(rows["key_dim"])) if c["padded_dims"] else dims
-    score = 2 * width / (p["e_c"] * device.peak["bf16"] / device.cores) + p["c_s"]
-    block = tile_rows * tile_tokens * score + p["t_k"]
-    longest = np.ceil(last / tile_tokens) * block + p["t_t"]
-    x = batch * heads * tiles / device.cores
-    mean_tile = blocks / tiles * block + p["t_t"]
-    grid = (waves(x, p["q"]) if c["quantised"] else x) * mean_tile
+    rounded = tokens / tile_tokens + tiles * (1 - np.minimum(covered, tile_tokens) / tile_tokens) / 2
+    blocks = np.maximum(rounded / tiles, 1)  # of the mean tile
+    whole = rows["earlier"] + new <= window
+    masked = np.where(whole, np.clip(np.minimum(covered, new) / tile_tokens, 1, blocks), blocks)
 
-    moved = p["c_q"] * rows["heads"] + p["c_k"] * stored
-    token = 2 * dims * moved / device.hbm_bytes_per_s + p["t_q"] + p["t_h"] * rows["heads"] + p["t_g"] * stored
-    return p["t0"] + (grid ** p["p"] + longest ** p["p"]) ** (1 / p["p"]) + batch * new * token
+    odd = power_of_two(rows["key_dim"]) != rows["key_dim"]
+    width = 2 * power_of_two(rows["key_dim"]) if c["padded_dims"] else dims
+    product = 2 * 256 * (width / 256) ** p["alpha"] / (p["e_c"] * device.peak["bf16"] / device.cores)
+    block = tile_rows * tile_tokens * (product + p["c_s"]) + p["t_k"]
+    ends = p["t_t"] + tile_rows * tile_tokens * masked * p["c_m"]
+    x = batch * walked * tiles / device.cores
+    splits = np.maximum(1 // x, 1) if c["splits_tokens"] else 1
+    longest = np.ceil(np.ceil(last / tile_tokens) / splits) * block + ends
+    grid = (waves(x, p["q"]) if c["quantised"] else x) * (blocks * block + ends)
+
+    moved = 2 * dims * (p["c_q"] * heads + p["c_k"] * stored) / device.hbm_bytes_per_s
+    token = moved + p["t_q"] + p["t_h"] * heads + p["t_g"] * stored
+    extra = np.where(splits > 1, p["t_j"], 0.0) + np.where(odd, p["t_p"], 0.0)
+    return p["t0"] + (grid ** p["p"] + longest ** p["p"]) ** (1 / p["p"]) + batch * new * token + extra
 
 
 def tile_work(

@@ -77,7 +77,7 @@ def prefill_geometry(device: Device, rows: Rows) -> Rows:
 
 
 def _predict_decode(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]):
-    return predict_decode(device, rows, dict.fromkeys(_UNPACKED, 0.0) | parameters, {"unpacked": "never"} | choices)
+    return predict_decode(device, rows, _ABSENT | parameters, {"unpacked": "never"} | choices)
 
 
 def _predict_prefill(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]):
@@ -85,7 +85,7 @@ def _predict_prefill(device: Device, rows: Rows, parameters: Mapping[str, float]
         one = np.ones_like(rows["batch"])
         absorbed = {"stored_heads": one, "key_dim": one * (KV_LORA_RANK + ROPE_DIM), "value_dim": one * KV_LORA_RANK}
         rows = dict(rows) | absorbed
-    return predict_prefill(device, rows, parameters, choices)
+    return predict_prefill(device, rows, _ABSENT_IN_PREFILL | parameters, choices)
 
 
 def _common(rows: Rows) -> dict[str, np.ndarray]:
@@ -104,7 +104,9 @@ def _column(rows: Rows, name: str, measured: int) -> np.ndarray:
 
 
 _NUMERIC = ("batch_size", "isl", "step", "num_heads")
-_UNPACKED = ("t_u", "t_i2", "c_2", "t_w")  # parameters of a second kernel and of windows, which MLA has not
+# What MLA has not: a second kernel, windows, head dims that vary.
+_ABSENT = {"t_u": 0.0, "t_i2": 0.0, "c_2": 0.0, "t_w": 0.0, "t_p": 0.0}
+_ABSENT_IN_PREFILL = {"t_p": 0.0, "alpha": 1.0}
 _GROUP = attention.DECODE.group
 
 DECODE = replace(
@@ -113,7 +115,7 @@ DECODE = replace(
     columns=(*_GROUP, *_NUMERIC),
     shape=("num_heads",),
     numeric=("batch_size", "step", "num_heads"),
-    parameters={n: p for n, p in attention.DECODE.parameters.items() if n not in _UNPACKED},
+    parameters={n: p for n, p in attention.DECODE.parameters.items() if n not in _ABSENT},
     choices={n: c for n, c in attention.DECODE.choices.items() if n != "unpacked"},
     predict=_predict_decode,
     prepare=decode_geometry,
@@ -125,6 +127,7 @@ PREFILL = replace(
     shape=("num_heads",),
     size="isl",
     numeric=("batch_size", "isl", "num_heads"),
+    parameters={n: p for n, p in attention.PREFILL.parameters.items() if n not in _ABSENT_IN_PREFILL},
     choices={"absorbed": (False, True)} | dict(attention.PREFILL.choices),
     predict=_predict_prefill,
     prepare=prefill_geometry,
