@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from moesim.placement.placement import Placement
 from moesim.placement.policies import POLICIES
 from moesim.routing.latent import Geometry
 from moesim.routing.load import expert_load
+from moesim.routing.relabel import block_labels, relabel_ids, relabel_load
 from moesim.routing.replay import Routes, replay, split
 from moesim.routing.synthesis import balanced_routes
 from moesim.routing.trace import RouterTrace
@@ -102,10 +103,9 @@ def assemble(document: Document) -> Assembly:
     placement = routes = None
     if experts:
         learned, replayed = _parts(scenario, trace)
-        layers = len(model.moe_layers)
-        placement = tell.attempt(lambda: _placement(scenario, learned, layers, parallelism), "placement")
-        routes = tell.attempt(lambda: _routes(replayed, model, batch, scenario), "routing")
-        tell.raise_any()
+        labels = _labels(trace, model, scenario)
+        routes = tell.now(lambda: _routes(replayed, model, batch, labels, scenario), "routing")
+        placement = tell.now(lambda: _placement(scenario, learned, labels, parallelism), "placement")
     deployment = Deployment(
         model=model,
         cluster=cluster,
@@ -249,24 +249,29 @@ def _parts(scenario: Scenario, trace: RouterTrace) -> tuple[RouterTrace, RouterT
     return trace, trace
 
 
-def _placement(scenario: Scenario, learned: RouterTrace, layers: int, parallelism: Parallelism) -> Placement:
-    load = expert_load(learned)
-    # A model with more MoE layers than the trace repeats the trace's layers in blocks, as replay does.
-    load = load[np.arange(layers) % load.shape[0]]
+def _labels(trace: RouterTrace, model: MoEModel, scenario: Scenario) -> np.ndarray:
+    """Expert numbers [layer, expert] of the model's MoE layers, for those of the trace."""
+    geometry = _geometry(model)
+    rng = np.random.default_rng((scenario.seed, 2))
+    return block_labels(geometry.layers, trace.layers, geometry.experts, geometry.groups, rng)
+
+
+def _placement(scenario: Scenario, learned: RouterTrace, labels: np.ndarray, parallelism: Parallelism) -> Placement:
+    load = relabel_load(expert_load(learned), labels)
     try:
         return POLICIES[scenario.placement.kind](load, parallelism.ep, **scenario.placement.options())
     except ValueError as error:
         raise InvalidInput(Problem(str(error), "slots_per_rank")) from None
 
 
-def _routes(trace: RouterTrace, model: MoEModel, batch: Batch, scenario: Scenario) -> Routes:
+def _routes(trace: RouterTrace, model: MoEModel, batch: Batch, labels: np.ndarray, scenario: Scenario) -> Routes:
     """One long window for all instances, so that no two of them replay the same tokens."""
     geometry = _geometry(model)
     tokens = np.tile(batch.tokens, scenario.parallelism.instances)
     rng = np.random.default_rng(scenario.seed)
     if scenario.routing.kind == "balanced":  # exactly so in this step, not only over the trace
         return balanced_routes(geometry, tokens_per_rank=tokens, rng=rng)
-    return replay(
+    routes = replay(
         trace,
         moe_layers=geometry.layers,
         experts=geometry.experts,
@@ -276,6 +281,7 @@ def _routes(trace: RouterTrace, model: MoEModel, batch: Batch, scenario: Scenari
         phase=batch.phase,
         rng=rng,
     )
+    return replace(routes, ids=relabel_ids(routes.ids, labels))
 
 
 def _batch(scenario: Scenario, parallelism: Parallelism) -> Batch:
