@@ -1,9 +1,9 @@
 """Refit every measured profile and regenerate reports/validation.md.
 
-    python benchmarks/validation_report.py TABLES_FOLDER [--published FIGURES.yaml] [--out reports] [--cache out/validation]
+    python benchmarks/validation_report.py TABLES [--published FIGURES.yaml] [--out reports] [--cache out/validation]
 
-TABLES_FOLDER holds gemm.parquet, moe.parquet … as docs/measured-tables.md describes them. Fits with five folds take some
-40 minutes of one core; finished tables of the cache are not fitted again. Profiles get their `calibration:` blocks.
+The folder TABLES holds gemm.parquet, moe.parquet … as docs/measured-tables.md describes them. Fits with five folds take
+some 40 minutes of one core; finished tables of the cache are not fitted again. Profiles get `calibration:` blocks.
 """
 
 from __future__ import annotations

@@ -155,6 +155,8 @@ def answer(machine: Machine, family: Family, rows: Rows, wanted: Mapping[str, st
     with most points.
     """
     fits = candidates(machine.fits.get(family.name, ()), wanted) or (default_fit(family),)
+    for fit in fits:
+        _check_complete(family, fit)
     fits = tuple(map(_replayed(machine, family), fits))
     predictions = [predict(family, machine.device, rows, fit) for fit in fits]
     which = np.argmin([prediction.outside for prediction in predictions], axis=0)
@@ -180,6 +182,15 @@ def estimate(
     flat = {column: np.broadcast_to(np.asarray(values), shape).reshape(-1) for column, values in rows.items()}
     cost = answer(machine, family, flat, {"software": machine.software} | dict(wanted or {})).cost
     return Cost(*(getattr(cost, name).reshape(shape) for name in ("seconds", "low", "high", "limit")))
+
+
+def _check_complete(family: Family, fit: Fit) -> None:
+    missing = sorted({*family.parameters, *family.choices} - {*fit.parameters, *fit.choices})
+    if missing:
+        name = " ".join(fit.key.values())
+        raise InvalidInput(
+            f"calibration of {name} ({family.name}) lacks {', '.join(missing)}; run moesim calibrate again"
+        )
 
 
 def _replayed(machine: Machine, family: Family) -> Callable[[Fit], Fit]:

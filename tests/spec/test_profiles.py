@@ -63,7 +63,8 @@ def test_each_figure_has_its_source_beside_it(name):
     path = library.find("hardware", name)
     lines = path.read_text(encoding="utf-8").splitlines()
     unitless = ("title:", "kind:", "calibration:", "unverified:", "server: 8", "domain: 8", "- topology.", "spines:")
-    for row, line in enumerate(lines):
+    above = next(row for row, line in enumerate(lines) if line.startswith("calibration:"))  # fits name theirs once
+    for row, line in enumerate(lines[:above]):
         figure = line.strip()
         _, colon, value = figure.partition(":")
         if figure.startswith("#") or not value.strip() or value.strip().startswith("#") or figure.startswith(unitless):
