@@ -17,15 +17,15 @@ def top_k(scores: np.ndarray, k: int, groups: int = 1, kept_groups: int = 1) -> 
     With groups, only the experts of the `kept_groups` groups whose two best scores sum highest may be chosen
     (DeepSeek-V3 report, section 2.1.2).
     """
-    if kept_groups < groups:
-        by_group = scores.reshape(len(scores), groups, -1)
-        size = by_group.shape[2]
-        best = np.partition(by_group, size - min(2, size), axis=2)[:, :, -2:].sum(axis=2)
-        barred = np.argpartition(-best, kept_groups - 1, axis=1)[:, kept_groups:]
-        by_group = by_group.copy()
-        by_group[np.arange(len(scores))[:, None], barred] = -np.inf
-        scores = by_group.reshape(scores.shape)
-    return np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    if kept_groups >= groups:
+        return np.argpartition(-scores, k - 1, axis=1)[:, :k]
+    size = scores.shape[1] // groups
+    by_group = scores.reshape(len(scores), groups, size)
+    best = np.partition(by_group, size - min(2, size), axis=2)[:, :, -2:].sum(axis=2)
+    kept = np.argpartition(-best, kept_groups - 1, axis=1)[:, :kept_groups]
+    allowed = by_group[np.arange(len(scores))[:, None], kept].reshape(len(scores), -1)
+    group, place = np.divmod(np.argpartition(-allowed, k - 1, axis=1)[:, :k], size)
+    return np.take_along_axis(kept, group, axis=1) * size + place
 
 
 def inclusion(load: np.ndarray, k: int) -> np.ndarray:

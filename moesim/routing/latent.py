@@ -28,10 +28,12 @@ from moesim.routing.trace import RouterTrace, expert_dtype
 TIME_SCALES = (0.0, 0.5, 0.94, 1.0)  # correlation from token to token of each part; 0.94 lasts some 16 tokens
 DIMENSIONS = (3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 48)
 _PIECE = 4096  # tokens drawn at once; longer sequences are drawn in pieces that do not remember each other
-_STEERED_TOKENS = 8192
+_STEERED_TOKENS = 8192  # biases are found on about so many of a trace's tokens, and on fewer while fitting
+_STEERED_TOKENS_IN_FIT = 2048
 _FIT_TOKENS = 2**14
 _FIT_LAYERS = 6
 _BISECTIONS = 5
+_FIRST_GAIN = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +57,17 @@ class Geometry:
 
 
 def draw(
-    model: LatentModel, load: np.ndarray, geometry: Geometry, offsets: np.ndarray, rng: np.random.Generator
+    model: LatentModel,
+    load: np.ndarray,
+    geometry: Geometry,
+    offsets: np.ndarray,
+    rng: np.random.Generator,
+    steered: int = _STEERED_TOKENS,
 ) -> np.ndarray:
-    """Choices [token, layer, k] for the sequences of `offsets`, with the loads [layer, expert] in expectation."""
+    """Choices [token, layer, k] for the sequences of `offsets`, with the loads [layer, expert] in expectation.
+
+    steered: number of tokens, spread over the trace, on which the biases are found.
+    """
     seed = rng.bit_generator.seed_seq.spawn(1)[0]
     expert_seed, token_seed = seed.spawn(2)
     shape = (geometry.layers, geometry.experts, model.dimension)
@@ -70,16 +80,15 @@ def draw(
     def latents(piece: int) -> np.ndarray:
         return _latents(model, np.diff(pieces[piece]), geometry.layers, np.random.default_rng(seeds[piece]))
 
-    steered = 1 + int(np.searchsorted([piece[-1] for piece in pieces], _STEERED_TOKENS))
-    kept = [latents(piece) for piece in range(min(steered, len(pieces)))]
-    sample = np.concatenate(kept)
+    stride = max(1, int(offsets[-1]) // steered)
+    sample = np.concatenate([latents(piece)[::stride] for piece in range(len(pieces))])
     bias = np.empty((geometry.layers, geometry.experts), dtype=np.float32)
     for layer, wanted in enumerate(load):
         scores = sample[:, layer] @ directions[layer].T
         bias[layer] = steer(scores, inclusion(wanted.astype(float), geometry.top_k), *limits)
     ids = np.empty((int(offsets[-1]), geometry.layers, geometry.top_k), dtype=expert_dtype(geometry.experts))
     for number, piece in enumerate(pieces):
-        drawn = kept[number] if number < len(kept) else latents(number)
+        drawn = latents(number)
         for layer in range(geometry.layers):
             scores = drawn[:, layer] @ directions[layer].T + bias[layer]
             ids[piece[0] : piece[-1], layer] = top_k(scores, *limits)
@@ -92,7 +101,7 @@ def fit(
     """The model whose traces have the wanted next-layer hit and autocorrelation, found by simulating some.
 
     The dimension is the largest that can reach the hit at all (with ρ = 1); ρ is then bisected, and the weights in time
-    are least squares on the lags, scaled by how much correlation of choices a correlation of latents gave last time.
+    are least squares on the lags, by how much correlation of choices a correlation of latents gave last time.
     load: [layer, expert]; offsets: sequences of the trace to match. All simulations share their random numbers.
     """
     layers = np.unique(np.linspace(0, geometry.layers - 1, min(geometry.layers, _FIT_LAYERS)).astype(int))
@@ -102,10 +111,10 @@ def fit(
     seed = int(rng.integers(2**63))
 
     def simulate(model: LatentModel) -> Moments:
-        ids = draw(model, load[layers], geometry, offsets, np.random.default_rng(seed))
+        ids = draw(model, load[layers], geometry, offsets, np.random.default_rng(seed), _STEERED_TOKENS_IN_FIT)
         return moments(RouterTrace("fit", ids, offsets, geometry.experts), tuple(wanted.autocorrelation))
 
-    model = LatentModel(DIMENSIONS[4], 0.95, _time_weights(wanted.autocorrelation, 0.4))
+    model = LatentModel(DIMENSIONS[4], 0.95, _time_weights(wanted.autocorrelation, _FIRST_GAIN))
     if wanted.next_layer_hit is not None and geometry.layers > 1:
         model = _fit_layers(model, wanted.next_layer_hit, simulate)
     for _ in range(2):
@@ -142,24 +151,28 @@ def _persistence(place: float) -> float:
     return 1 - (1 - place) ** 2
 
 
-def _time_weights(wanted: Mapping[int, float], gain: float) -> tuple[float, ...]:
-    """Weights of `TIME_SCALES` whose correlation, times gain, is nearest to the wanted lag → autocorrelation."""
+def _time_weights(wanted: Mapping[int, float], gain: float | np.ndarray) -> tuple[float, ...]:
+    """Weights of `TIME_SCALES` that bring the wanted lag → autocorrelation of choices nearest.
+
+    gain: correlation of choices for a correlation of latents, [lag] or one for all.
+    """
     from scipy.optimize import nnls
 
     if not wanted:
         return (1.0,) + (0.0,) * (len(TIME_SCALES) - 1)
-    lags = np.array(list(wanted))[:, None]
-    weights, _ = nnls(gain * np.array(TIME_SCALES[1:]) ** lags, np.array(list(wanted.values())))
+    latent = np.array(TIME_SCALES[1:]) ** np.array(list(wanted))[:, None]
+    weights, _ = nnls(np.broadcast_to(gain, len(wanted))[:, None] * latent, np.array(list(wanted.values())))
     weights /= max(1.0, weights.sum())
-    return (float(1 - weights.sum()), *weights.tolist())
+    return (max(0.0, 1 - float(weights.sum())), *weights.tolist())
 
 
 def _rescaled(model: LatentModel, wanted: Mapping[int, float], reached: Moments) -> tuple[float, ...]:
+    """Weights corrected by what the last ones reached; a weak correlation of latents shows even weaker in choices."""
     lags = np.array(list(wanted))[:, None]
     latent = (np.array(model.time_weights) * np.array(TIME_SCALES) ** lags).sum(axis=1)
     made = np.array(list(reached.autocorrelation.values()))
-    gain = (latent @ made) / (latent @ latent) if latent.any() else 0.4
-    return _time_weights(wanted, max(gain, 0.05))
+    gain = np.divide(made, latent, out=np.full(len(lags), _FIRST_GAIN), where=latent > 0.02)
+    return _time_weights(wanted, np.clip(gain, 0.1, 1.0))
 
 
 def _pieces(offsets: np.ndarray) -> list[np.ndarray]:
