@@ -7,9 +7,11 @@ capture must be simulated as.
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +23,9 @@ from moesim.lab.reference import ReferenceConfig, ReferenceModel
 from moesim.lab.routers import ROUTERS, ChainRouter
 from moesim.lab.training import Progress, Schedule, silent, train
 from moesim.routing.health import Moments, moments
-from moesim.routing.trace import RouterTrace
+from moesim.routing.trace import RouterTrace, open_trace, write_trace
+
+NARROWEST = 16  # inner width of an expert of the routers that take any number
 
 # Number of experts a token takes where the router's definition fixes it.
 FIXED_TOP_K = {"switch": 1, "gshard_top2": 2}
@@ -67,30 +71,38 @@ def train_routers(
     steps: int = 200,
     tokens_per_domain: int = 2048,
     rng_seed: int = 0,
+    folder: str | Path | None = None,
     corpus: Corpus | None = None,
     progress: Progress = silent,
 ) -> list[RouterRun]:
-    """Train and capture each router in turn, about 40 CPU-seconds each at 200 steps.
+    """Train and capture each router in turn, about a CPU-minute each at 200 steps.
 
-    experts, top_k: of the routers that take any. corpus: other text than the shipped one. Raises InvalidInput for
-    unknown names, all at once.
+    experts, top_k: of the routers that take any. folder: where each capture is written once it is done, and found again
+    by the next call with the same arguments. corpus: other text than the shipped one. Raises InvalidInput for unknown
+    names, all at once.
     """
     if unknown := [name for name in names if name not in ROUTERS]:
         known = ", ".join(ROUTERS)
         raise InvalidInput([Problem(f"no router {name!r}; write one of {known}", "routers") for name in unknown])
     corpus = corpus or load_corpus()
-    schedule = Schedule(steps=steps)
-    return [
-        run_router(
-            config_of(name, corpus.vocabulary, experts, top_k),
-            corpus,
-            schedule,
-            tokens_per_domain=tokens_per_domain,
-            rng_seed=rng_seed,
-            progress=lambda stage, done, total, name=name: progress(f"{stage} {name}", done, total),
-        )
-        for name in names
-    ]
+    runs = []
+    for name in names:
+        config = config_of(name, corpus.vocabulary, experts, top_k)
+        described = describe(config, corpus, Schedule(steps=steps), tokens_per_domain, rng_seed)
+        path = None if folder is None else Path(folder) / f"{name}.safetensors"
+        trace = None if path is None else find_trace(path, described)
+        if trace is None:
+            trace = trace_of_router(
+                config,
+                corpus,
+                Schedule(steps=steps),
+                described,
+                progress=lambda stage, done, total, name=name: progress(f"{stage} {name}", done, total),
+            )
+            if path is not None:
+                write_trace(path, trace)
+        runs.append(run_of_trace(trace))
+    return runs
 
 
 def config_of(name: str, vocabulary: int, experts: int, top_k: int) -> ReferenceConfig:
@@ -105,7 +117,7 @@ def config_of(name: str, vocabulary: int, experts: int, top_k: int) -> Reference
         moe_layers=3,
         experts=experts // width,
         top_k=taken,
-        expert_ffn=16 * width,
+        expert_ffn=NARROWEST * width,
         shared_ffn=16,
         dense_ffn=192,
         router=name,
@@ -113,55 +125,81 @@ def config_of(name: str, vocabulary: int, experts: int, top_k: int) -> Reference
     )
 
 
-def run_router(
+def describe(
+    config: ReferenceConfig, corpus: Corpus, schedule: Schedule, tokens_per_domain: int, rng_seed: int
+) -> dict[str, object]:
+    """What fixes a run: the same description, the same training."""
+    described = {
+        "text_sha256": corpus.digest,
+        "seed": rng_seed,
+        "config": asdict(config),
+        "schedule": asdict(schedule),
+        "tokens_per_domain": tokens_per_domain,
+        "torch": str(torch.__version__),
+        "machine": platform.machine(),
+    }
+    return json.loads(json.dumps(described))
+
+
+def find_trace(path: Path, described: Mapping[str, object]) -> RouterTrace | None:
+    """The capture at `path` if it is of the run described, else None."""
+    if not path.exists():
+        return None
+    trace = open_trace(path)
+    return trace if all(trace.metadata.get(key) == value for key, value in described.items()) else None
+
+
+def trace_of_router(
     config: ReferenceConfig,
     corpus: Corpus,
     schedule: Schedule,
+    described: Mapping[str, object],
     *,
-    tokens_per_domain: int,
-    rng_seed: int,
     progress: Progress = silent,
-) -> RouterRun:
-    """Train one model and capture it."""
-    model = ReferenceModel(config, torch.Generator().manual_seed(rng_seed))
-    train(model, corpus, schedule, seed=rng_seed, progress=progress)
-    sequences, labels = held_out_sequences(corpus, length=schedule.length, tokens_per_domain=tokens_per_domain)
+) -> RouterTrace:
+    """Train one model as described and capture it."""
+    model = ReferenceModel(config, torch.Generator().manual_seed(described["seed"]))
+    train(model, corpus, schedule, seed=described["seed"], progress=progress)
+    sequences, labels = held_out_sequences(
+        corpus, length=schedule.length, tokens_per_domain=described["tokens_per_domain"]
+    )
     # Soft MoE and Expert Choice mix the sequences of a batch, so all captures come in whole batches.
     whole = len(sequences) // schedule.sequences * schedule.sequences
     if not whole:
         raise InvalidInput(Problem(f"the held-out text gives no batch of {schedule.sequences} sequences", "corpus"))
-    sequences, labels = sequences[:whole], labels[:whole]
-    captured = capture_sequences(model, sequences, batch=schedule.sequences, progress=progress)
-    passes = len(model.moe_layers[0].router.passes) if isinstance(model.moe_layers[0].router, ChainRouter) else 1
-    trace = RouterTrace(
+    captured = capture_sequences(model, sequences[:whole], batch=schedule.sequences, progress=progress)
+    router = model.moe_layers[0].router
+    return RouterTrace(
         name=config.router,
-        offsets=schedule.length * np.arange(len(sequences) + 1),
+        offsets=schedule.length * np.arange(whole + 1),
         experts=config.experts,
-        groups=getattr(model.moe_layers[0].router, "groups", 1),
-        labels=labels,
+        groups=getattr(router, "groups", 1),
+        labels=labels[:whole],
         source=f"forward pass of a reference model trained with the router {config.router}",
         metadata={
-            "text_sha256": corpus.digest,
-            "seed": rng_seed,
-            "config": asdict(config),
-            "schedule": asdict(schedule),
-            "passes": passes,
-            "held_out_cross_entropy_nats": round(captured.loss, 4),
-            "dropped": round(captured.dropped, 4),
-            "torch": str(torch.__version__),
-            "machine": platform.machine(),
+            **described,
+            "passes": len(router.passes) if isinstance(router, ChainRouter) else 1,
+            "parameters": sum(parameter.numel() for parameter in model.parameters()),
+            "held_out_cross_entropy_nats": captured.loss,
+            "dropped": captured.dropped,
         },
         **captured.arrays,
     )
+
+
+def run_of_trace(trace: RouterTrace) -> RouterRun:
+    """What a capture of `trace_of_router` says of its router."""
+    about = trace.metadata
+    config = about["config"]
     return RouterRun(
-        router=config.router,
+        router=config["router"],
         trace=trace,
-        held_out_loss=captured.loss,
-        dropped=captured.dropped,
+        held_out_loss=about["held_out_cross_entropy_nats"],
+        dropped=about["dropped"],
         moments=moments(trace),
-        experts=config.experts,
-        top_k=config.top_k,
-        width=config.expert_ffn // 16,
-        passes=passes,
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        experts=config["experts"],
+        top_k=config["top_k"],
+        width=config["expert_ffn"] // NARROWEST,
+        passes=about["passes"],
+        parameters=about["parameters"],
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from moesim.errors import InvalidInput, Problem
@@ -15,6 +16,7 @@ from moesim.lab.capture import capture_sequences
 from moesim.lab.corpus import Corpus, held_out_sequences, load_corpus
 from moesim.lab.reference import ReferenceConfig, ReferenceModel
 from moesim.lab.training import Progress, Schedule, silent, train
+from moesim.model.architecture import MoEModel
 from moesim.routing.trace import RouterTrace, write_trace
 
 
@@ -106,23 +108,81 @@ _ALL = (
 MINIATURES: Mapping[str, Miniature] = {miniature.name: miniature for miniature in _ALL}
 
 
-def capture_miniature(name: str, out: str | Path, *, rng_seed: int = 0, progress: Progress = silent) -> Path:
+def capture_miniature(
+    miniature: str | Miniature, out: str | Path, *, rng_seed: int = 0, progress: Progress = silent
+) -> Path:
     """Train a miniature on the shipped text and write the routing of held-out text to `out`.
 
-    Needs one to four CPU-minutes. Interrupted, it resumes from ``OUT.checkpoint`` when started again with the same
-    arguments, and refuses the checkpoint of another run. Raises InvalidInput for an unknown name.
+    miniature: the name of a shipped one, or what `miniature_of` made of a model. Needs one to four CPU-minutes.
+    Interrupted, it resumes from ``OUT.checkpoint`` when started again with the same arguments, and refuses the
+    checkpoint of another run. Raises InvalidInput for an unknown name.
     """
-    if name not in MINIATURES:
-        raise InvalidInput(Problem(f"no miniature {name!r}; write one of {', '.join(MINIATURES)}", "name"))
+    if isinstance(miniature, str):
+        if miniature not in MINIATURES:
+            known = ", ".join(MINIATURES)
+            raise InvalidInput(Problem(f"no miniature {miniature!r}; write one of {known}", "miniature"))
+        miniature = MINIATURES[miniature]
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    trace = trace_of_miniature(
-        MINIATURES[name], load_corpus(), rng_seed=rng_seed, checkpoint=checkpoint, progress=progress
-    )
+    trace = trace_of_miniature(miniature, load_corpus(), rng_seed=rng_seed, checkpoint=checkpoint, progress=progress)
     write_trace(out, trace)
     checkpoint.unlink(missing_ok=True)
     return out
+
+
+def miniature_of(model: MoEModel) -> Miniature:
+    """The miniature with the router geometry of any model: experts, top-k, groups and gate are the model's.
+
+    Balance and priors are those of the shipped miniature with the same kind of gate; the balance losses of the papers
+    would collapse so short a training. Raises InvalidInput for a model without experts.
+    """
+    if not model.moe_layers:
+        raise InvalidInput(Problem(f"{model.name} has no routed experts; a dense model needs no trace", "model"))
+    first = model.moe_layers[0]
+    experts = model.layers[first].experts
+    assert experts is not None
+    options: dict[str, object] = {"renormalise": experts.top_k > 1}  # a single renormalised gate would always be 1
+    if experts.groups > 1:
+        options |= {"groups": experts.groups, "kept_groups": experts.kept_groups}
+    if experts.score == "sigmoid":
+        router, steps = "sigmoid_bias", 500
+        options |= {"sequence_weight": 0.0007}
+        priors = {"router_scale": 0.15, "layer_correlation": 0.6, "conv_scale": 1.0}
+        if experts.groups > 1:
+            priors["group_correlation"] = 0.8
+    elif experts.routed >= 32:
+        router, steps, priors = "topk_softmax", 400, {"conv_scale": 0.6}
+        options |= {"aux_weight": 0.05}
+    else:
+        router, steps, priors = "topk_softmax", 300, {"conv_scale": 0.4}
+        options |= {"aux_weight": 0.02, "sequence_weight": 0.2}
+    config = ReferenceConfig(
+        **_NARROW,
+        dense_layers=min(first, 1),
+        moe_layers=min(len(model.moe_layers), 3),
+        experts=experts.routed,
+        top_k=experts.top_k,
+        expert_ffn=int(np.clip(4096 // experts.routed // 8 * 8, 8, 64)),
+        shared_ffn=16 if experts.shared_ffn else 0,
+        dense_ffn=192,
+        router=router,
+        router_options=options,
+        groups=experts.groups,
+        conv=8,
+        **priors,
+    )
+    gate = f"{experts.score} gate" + (
+        f", {experts.kept_groups} of {experts.groups} groups" if experts.groups > 1 else ""
+    )
+    return Miniature(
+        name=f"{model.name}-miniature",
+        imitates=f"{model.title}: {experts.routed} experts, top-{experts.top_k}, {gate}",
+        config=config,
+        schedule=Schedule(steps=steps),
+        setting=f"{router}: {', '.join(f'{name} {value}' for name, value in options.items())}",
+        note=f"priors at the start: {', '.join(f'{name} {value}' for name, value in priors.items())}",
+    )
 
 
 def remake_shipped(out_dir: str | Path, progress: Progress = silent) -> list[Path]:
@@ -155,7 +215,7 @@ def trace_of_miniature(
     captured = capture_sequences(model, sequences, progress=progress)
     return RouterTrace(
         name=miniature.name,
-        offsets=length * torch.arange(len(sequences) + 1).numpy(),
+        offsets=length * np.arange(len(sequences) + 1),
         experts=miniature.config.experts,
         groups=miniature.config.groups,
         labels=labels,

@@ -33,6 +33,21 @@ def test_runs_say_what_to_simulate(corpus):
     assert seen[0] == ("training topk_softmax", 1, 2)
 
 
+def test_finished_routers_are_found_again(corpus, tmp_path):
+    arguments = {"experts": 16, "top_k": 4, "steps": 1, "tokens_per_domain": 1024, "corpus": corpus, "folder": tmp_path}
+    first = train_routers(["hash"], **arguments)[0]
+    seen = []
+    again = train_routers(["hash"], progress=lambda *it: seen.append(it), **arguments)[0]
+    assert not seen
+    assert (again.held_out_loss, again.moments, again.parameters) == (
+        first.held_out_loss,
+        first.moments,
+        first.parameters,
+    )
+    train_routers(["hash"], **(arguments | {"steps": 2}), progress=lambda *it: seen.append(it))
+    assert seen  # another run is not mistaken for this one
+
+
 def test_unknown_routers_are_all_named():
     with pytest.raises(InvalidInput) as caught:
         train_routers(["topk_softmax", "magic", "luck"])

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 import moesim.routing
 from moesim.errors import InvalidInput
 from moesim.lab import miniatures
 from moesim.lab.corpus import text_digest
+from moesim.lab.reference import ReferenceModel
 from moesim.lab.training import Schedule
+from moesim.model.architecture import Attention, Experts, Layer, MoEModel
 from moesim.routing.trace import open_trace
 
 CAPTURES = Path(moesim.routing.__file__).parent / "captures"
@@ -55,6 +58,47 @@ def test_an_interrupted_capture_leaves_a_checkpoint_and_resumes_to_the_same_byte
 def test_an_unknown_miniature_is_named(tmp_path):
     with pytest.raises(InvalidInput, match="write one of deepseek-v3-miniature"):
         miniatures.capture_miniature("deepseek", tmp_path / "x.safetensors")
+
+
+def model(**changes):
+    shape = {"routed": 64, "top_k": 6, "ffn": 1408, "shared_ffn": 2816} | changes
+    attention = Attention("gqa", 16, 16, 128)
+    layers = (Layer(attention, 10944), *(Layer(attention, experts=Experts(**shape)) for _ in range(26)))
+    return MoEModel("some-model", "Some Model", 2048, 102400, layers)
+
+
+@pytest.mark.parametrize(
+    "geometry",
+    [
+        {},
+        {"routed": 160, "groups": 8, "kept_groups": 3},
+        {"routed": 384, "top_k": 8, "score": "sigmoid"},
+        {"routed": 256, "top_k": 8, "score": "sigmoid", "groups": 8, "kept_groups": 4},
+        {"routed": 16, "top_k": 1, "score": "sigmoid"},
+        {"routed": 16, "top_k": 2, "score": "sparsemixer", "shared_ffn": 0},
+        {"routed": 512, "top_k": 10},
+    ],
+)
+def test_any_model_has_a_miniature_of_its_geometry(geometry):
+    made = miniatures.miniature_of(model(**geometry))
+    experts = model(**geometry).layers[1].experts
+    built = ReferenceModel(made.config, torch.Generator().manual_seed(0)).eval()
+    tokens = torch.randint(2048, (2, 16), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        _, routings = built(tokens)
+    assert len(routings) == 3
+    ids = routings[0][0].ids
+    assert ids.shape == (32, experts.top_k)
+    assert ids.max() < experts.routed
+    groups_used = [len(set((row // (experts.routed // experts.groups)).tolist())) for row in ids]
+    assert max(groups_used) <= experts.kept_groups or experts.groups == 1
+    assert routings[0][0].gates.std() > 0  # a constant gate would teach the router nothing
+
+
+def test_a_dense_model_has_no_miniature():
+    dense = MoEModel("dense", "Dense", 64, 100, (Layer(Attention("gqa", 2, 2, 32), 128),))
+    with pytest.raises(InvalidInput, match="dense has no routed experts"):
+        miniatures.miniature_of(dense)
 
 
 @pytest.mark.parametrize("miniature", miniatures.MINIATURES.values(), ids=lambda miniature: miniature.name)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from moesim.errors import InvalidInput
-from moesim.lab.reference import ReferenceModel, initialise_routers
+from moesim.lab.initialisation import initialise_routers
+from moesim.lab.reference import ReferenceModel
 
 
 def build(config, seed=0):

@@ -1,4 +1,4 @@
-"""What any top-k router can be given besides: a taste for near experts, and a number of experts that varies."""
+"""What a top-k router can be given besides: groups, a taste for near experts, a number of experts that varies."""
 
 from __future__ import annotations
 
@@ -37,6 +37,19 @@ class TopologyCost:
         near = rank[:, None] // self.ranks_per_node == of_expert // self.ranks_per_node
         costs = torch.where(near, self.node, self.cluster)
         return torch.where(rank[:, None] == of_expert, 0.0, costs)
+
+
+def within_groups(scores: Tensor, groups: int, kept_groups: int, best: int) -> Tensor:
+    """Scores [token, expert] with -inf outside each token's kept groups: those whose `best` highest scores sum highest.
+
+    Node-limited routing: best = 1 in DeepSeek-V2 (report, sec. 2.2.2), 2 in DeepSeek-V3's released code.
+    """
+    if groups == 1:
+        return scores
+    by_group = scores.view(len(scores), groups, -1)
+    kept = by_group.topk(best, dim=2).values.sum(2).topk(kept_groups, dim=1, sorted=False).indices
+    out = torch.ones(len(scores), groups, dtype=torch.bool).scatter_(1, kept, False)
+    return by_group.masked_fill(out.unsqueeze(2), -torch.inf).flatten(1)
 
 
 def keep_confident(probabilities: Tensor, threshold: float) -> Tensor:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from moesim.lab.routers.losses import sequence_loss
+from moesim.lab.routers.options import within_groups
 from moesim.lab.routers.routing import Routing, TokenContext
 
 
@@ -14,7 +15,8 @@ class SigmoidRouter(nn.Module):
 
     experts, top_k: N and k. groups, kept_groups: the choice is limited to the `kept_groups` groups whose two best
     s + b sum highest (DeepSeek-V3's released code: node-limited routing); 1, 1 = no limit. Gates are s of the chosen,
-    normalised to sum to `scale` (V3: 2.5). sequence_weight: weight of the sequence-wise balance loss.
+    normalised to sum to `scale` (V3: 2.5); renormalise = False keeps s itself (Llama 4, which takes one expert).
+    sequence_weight: weight of the sequence-wise balance loss.
     speed: bias speed u at the start and at the end of training, linear in between. DeepSeek's .001 over 14.8 T tokens
     collapses runs of a few hundred steps, in which the bias has to travel .1 to .15; hence the fast start.
     """
@@ -28,12 +30,14 @@ class SigmoidRouter(nn.Module):
         groups: int = 1,
         kept_groups: int = 1,
         scale: float = 1.0,
+        renormalise: bool = True,
         sequence_weight: float = 0.0,
         speed: tuple[float, float] = (0.01, 0.001),
     ):
         super().__init__()
         self.experts, self.top_k, self.groups, self.kept_groups = experts, top_k, groups, kept_groups
-        self.scale, self.sequence_weight, self.speed = scale, sequence_weight, speed
+        self.scale, self.renormalise = scale, renormalise
+        self.sequence_weight, self.speed = sequence_weight, speed
         self.weight = nn.Parameter(torch.empty(experts, hidden))
         self.register_buffer("bias", torch.zeros(experts))
 
@@ -42,21 +46,17 @@ class SigmoidRouter(nn.Module):
         scores = torch.sigmoid(x @ self.weight.T)
         ids = self.choose(scores.detach())
         gates = scores.gather(1, ids)
-        gates = self.scale * gates / gates.sum(1, keepdim=True)
+        if self.renormalise:
+            gates = gates / gates.sum(1, keepdim=True)
         loss = scores.new_zeros(())
         if self.sequence_weight and self.training:
             shares = scores / scores.sum(1, keepdim=True)
             loss = self.sequence_weight * sequence_loss(shares, ids, context.tokens.shape[0])
-        return Routing(ids, gates, loss)
+        return Routing(ids, self.scale * gates, loss, None, scores.detach() + self.bias)
 
     def choose(self, scores: Tensor) -> Tensor:
         """ids [token, k] of the highest biased scores, within the kept groups."""
-        biased = scores + self.bias
-        if self.groups > 1:
-            by_group = biased.view(len(biased), self.groups, -1)
-            best = by_group.topk(2, dim=2).values.sum(2).topk(self.kept_groups, dim=1, sorted=False).indices
-            out = torch.ones(best.shape[0], self.groups, dtype=torch.bool).scatter_(1, best, False)
-            biased = by_group.masked_fill(out.unsqueeze(2), -torch.inf).flatten(1)
+        biased = within_groups(scores + self.bias, self.groups, self.kept_groups, best=2)
         return biased.topk(self.top_k, dim=1).indices
 
     @torch.no_grad()

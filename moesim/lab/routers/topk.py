@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from moesim.lab.routers.losses import sequence_loss, switch_loss, z_loss
-from moesim.lab.routers.options import TopologyCost, keep_confident
+from moesim.lab.routers.options import TopologyCost, keep_confident, within_groups
 from moesim.lab.routers.routing import Routing, TokenContext
 
 
@@ -14,8 +14,9 @@ class SoftmaxRouter(nn.Module):
     """p = softmax(W x); the k most probable experts, gated by p renormalised over them (Mixtral, Jiang et al. 2024).
 
     renormalise: False keeps p itself as the gate (Switch, OLMoE). aux_weight, sequence_weight, z_weight: weights of the
-    batch-wise balance loss, the sequence-wise one and the router z-loss. topology: a penalty on far experts, in the
-    choice alone. keep: a threshold that lets easy tokens do with fewer experts (see `keep_confident`).
+    batch-wise balance loss, the sequence-wise one and the router z-loss. groups, kept_groups: the choice is limited to
+    the groups with the best experts (DeepSeek-V2); 1, 1 = no limit. topology: a penalty on far experts, in the choice
+    alone. keep: a threshold that lets easy tokens do with fewer experts (see `keep_confident`).
     """
 
     def __init__(
@@ -28,13 +29,15 @@ class SoftmaxRouter(nn.Module):
         aux_weight: float = 0.02,
         sequence_weight: float = 0.0,
         z_weight: float = 0.0,
+        groups: int = 1,
+        kept_groups: int = 1,
         topology: TopologyCost | None = None,
         keep: float | None = None,
     ):
         super().__init__()
         self.experts, self.top_k, self.renormalise = experts, top_k, renormalise
         self.aux_weight, self.sequence_weight, self.z_weight = aux_weight, sequence_weight, z_weight
-        self.topology, self.keep = topology, keep
+        self.groups, self.kept_groups, self.topology, self.keep = groups, kept_groups, topology, keep
         self.weight = nn.Parameter(torch.empty(experts, hidden))
 
     def forward(self, x: Tensor, context: TokenContext) -> Routing:
@@ -42,7 +45,7 @@ class SoftmaxRouter(nn.Module):
         logits = x @ self.weight.T
         probabilities = torch.softmax(logits, dim=1)
         wanted = logits if self.topology is None else logits - self.topology.penalty(context)
-        ids = wanted.topk(self.top_k, dim=1).indices
+        ids = within_groups(wanted, self.groups, self.kept_groups, best=1).topk(self.top_k, dim=1).indices
         gates = probabilities.gather(1, ids)
         kept = None if self.keep is None else keep_confident(gates, self.keep)
         if kept is not None:
