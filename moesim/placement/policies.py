@@ -83,4 +83,6 @@ def _tile(name: str, load: np.ndarray, slots: np.ndarray) -> Placement:
 def _check_room(experts: int, ranks: int, slots_per_rank: int) -> None:
     if ranks * slots_per_rank < experts:
         least = -(-experts // ranks)
-        raise ValueError(f"{experts} experts on {ranks} ranks need at least {least} slots on each, not {slots_per_rank}")
+        raise ValueError(
+            f"{experts} experts on {ranks} ranks need at least {least} slots on each, not {slots_per_rank}"
+        )

@@ -9,6 +9,7 @@ of DeepEP, and what node-limited routing is for).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import EllipsisType
 
 import numpy as np
 
@@ -39,33 +40,44 @@ def choose_slots(placement: Placement, layer: int, ids: np.ndarray) -> np.ndarra
 
 
 def layer_traffic(
-    placement: Placement, layer: int, ids: np.ndarray, source: np.ndarray, *, level: str, node: np.ndarray
+    placement: Placement,
+    layer: int,
+    ids: np.ndarray,
+    source: np.ndarray,
+    *,
+    level: str,
+    node: np.ndarray,
+    count: np.ndarray | None = None,
 ) -> LayerTraffic:
     """Count one layer.
 
     ids: [token, k] chosen experts. source: [token] rank that holds the token, in rising order. level: one of `LEVELS`.
-    node: [rank] server of each rank.
+    node: [rank] server of each rank. count: [token] how many of the k choices hold, None for all: routers that drop or
+    skip tokens, or whose experts choose.
     """
     slots = choose_slots(placement, layer, ids)
+    valid = ... if count is None else np.arange(ids.shape[1]) < count[:, None]
     ranks = placement.ranks
-    tokens = np.bincount(slots.ravel(), minlength=ranks * placement.slots_per_rank)
+    tokens = np.bincount(slots[valid].ravel(), minlength=ranks * placement.slots_per_rank)
     destination = slots // placement.slots_per_rank
     if level == "expert":
-        pairs = (source[:, None] * ranks + destination).ravel()
+        pairs = (source[:, None] * ranks + destination)[valid].ravel()
         copies = np.bincount(pairs, minlength=ranks * ranks).reshape(ranks, ranks)
     elif level == "rank":
-        copies = _distinct(source, destination, ranks, ranks)
+        copies = _distinct(source, destination, valid, ranks, ranks)
     elif level == "node":
-        copies = _through_servers(source, destination, node, ranks)
+        copies = _through_servers(source, destination, valid, node, ranks)
     else:
         raise ValueError(f"level {level!r} is not one of {', '.join(LEVELS)}")
     return LayerTraffic(tokens.reshape(ranks, placement.slots_per_rank), copies)
 
 
-def _distinct(source: np.ndarray, destination: np.ndarray, ranks: int, places: int) -> np.ndarray:
+def _distinct(
+    source: np.ndarray, destination: np.ndarray, valid: np.ndarray | EllipsisType, ranks: int, places: int
+) -> np.ndarray:
     """Tokens [rank, place] of each source rank with at least one of their destinations [token, k] at the place."""
     here = np.zeros(destination.shape[0] * places, dtype=np.uint8)
-    here[(np.arange(destination.shape[0])[:, None] * places + destination).ravel()] = 1
+    here[(np.arange(destination.shape[0])[:, None] * places + destination)[valid].ravel()] = 1
     first = np.flatnonzero(np.diff(source, prepend=-1))
     count = np.zeros((ranks, places), dtype=np.int64)
     if first.size:
@@ -73,7 +85,9 @@ def _distinct(source: np.ndarray, destination: np.ndarray, ranks: int, places: i
     return count
 
 
-def _through_servers(source: np.ndarray, destination: np.ndarray, node: np.ndarray, ranks: int) -> np.ndarray:
+def _through_servers(
+    source: np.ndarray, destination: np.ndarray, valid: np.ndarray | EllipsisType, node: np.ndarray, ranks: int
+) -> np.ndarray:
     """One copy to each other server, received by the peer with the sender's local index, which fans it out there.
 
     A server smaller than the sender's takes the copy on its last rank.
@@ -81,9 +95,9 @@ def _through_servers(source: np.ndarray, destination: np.ndarray, node: np.ndarr
     _, first, server, size = np.unique(node, return_index=True, return_inverse=True, return_counts=True)
     local = np.arange(ranks) - first[server]
     peer = first[None, :] + np.minimum(local[:, None], size[None, :] - 1)  # [rank, server]
-    crossing = _distinct(source, server[destination], ranks, size.size)
+    crossing = _distinct(source, server[destination], valid, ranks, size.size)
     crossing[np.arange(ranks), server] = 0
-    fanned = _distinct(source, destination, ranks, ranks)
+    fanned = _distinct(source, destination, valid, ranks, ranks)
 
     copies = np.zeros((ranks, ranks), dtype=np.int64)
     np.add.at(copies, (np.arange(ranks)[:, None], peer), crossing)

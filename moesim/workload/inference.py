@@ -54,8 +54,7 @@ def inference_step(deployment: Deployment, batch: Batch, routes: Routes | None, 
     for instance in range(deployment.instances):
         first = instance * deployment.parallelism.devices
         builder = _Builder(pricing, Exchange(deployment, batch, first))
-        ids = routes.ids[:, instance * tokens : (instance + 1) * tokens] if routes is not None else ()
-        traffic.append(builder.traffic(ids))
+        traffic.append(builder.traffic(routes, slice(instance * tokens, (instance + 1) * tokens)))
         programs.append(builder.program(first + np.arange(deployment.parallelism.devices), traffic[-1], overlap))
     return Step(tuple(programs), tuple(traffic), pricing.total)
 
@@ -104,17 +103,20 @@ class _Builder:
     pricing: _Pricing
     exchange: Exchange
 
-    def traffic(self, ids: np.ndarray) -> tuple[LayerTraffic, ...]:
-        """Count tokens per slot and copies per pair of ranks for ids [moe_layer, token, k], layer by layer."""
+    def traffic(self, routes: Routes | None, tokens: slice) -> tuple[LayerTraffic, ...]:
+        """Count tokens per slot and copies per pair of ranks, layer by layer, for some of a step's tokens."""
+        if routes is None:
+            return ()
         deployment = self.pricing.deployment
+        count = [None] * len(routes.ids) if routes.count is None else routes.count[:, tokens]
         # Where attention is not data-parallel every rank holds all tokens: nothing is sent, only slots are counted.
         alone = deployment.parallelism.attention_dp == 1
-        source = np.zeros(ids.shape[1], dtype=np.int64) if alone and len(ids) else self.exchange.token_sources()
+        source = self.exchange.token_sources() * (not alone)
         level = "expert" if alone else KERNELS[deployment.kernel].level
         node = deployment.cluster.node[: deployment.parallelism.devices]
         return tuple(
-            layer_traffic(deployment.placement, layer, chosen, source, level=level, node=node)
-            for layer, chosen in enumerate(ids)
+            layer_traffic(deployment.placement, layer, chosen, source, level=level, node=node, count=count[layer])
+            for layer, chosen in enumerate(routes.ids[:, tokens])
         )
 
     def program(self, ranks: np.ndarray, traffic: tuple[LayerTraffic, ...], overlap: Callable) -> Program:

@@ -23,6 +23,16 @@ def test_copies_by_hand_at_each_level():
     assert pairs("node") == {(0, 1): 1, (0, 2): 1, (2, 2): 1, (2, 3): 1}
 
 
+@pytest.mark.parametrize("level", LEVELS)
+def test_choices_beyond_a_tokens_count_are_neither_sent_nor_computed(level):
+    placement = contiguous(np.ones((1, 4)), 4, slots_per_rank=1)
+    ids, source, node = np.array([[1, 2], [3, 0], [2, 1]]), np.array([0, 0, 1]), np.array([0, 0, 1, 1])
+    traffic = layer_traffic(placement, 0, ids, source, level=level, node=node, count=np.array([1, 0, 2]))
+    assert traffic.tokens.ravel().tolist() == [0, 2, 1, 0]
+    pairs = {(int(s), int(d)) for s, d in np.argwhere(traffic.copies)}
+    assert pairs == ({(0, 1), (1, 1), (1, 2)} if level != "node" else {(0, 1), (1, 1), (1, 3), (3, 2)})
+
+
 def test_replicas_take_turns():
     placement = replicate_hot(np.array([[9.0, 1.0]]), 3, slots_per_rank=1)
     chosen = choose_slots(placement, 0, np.zeros((6, 1), dtype=np.uint8))
