@@ -18,7 +18,7 @@ import numpy as np
 
 from moesim.cost.dtypes import dtype_distance
 from moesim.cost.estimate import Cost
-from moesim.cost.fitting import Family, Fit, Prediction, Rows, borrowed, default_fit, predict
+from moesim.cost.fitting import Family, Fit, Prediction, Rows, borrowed, default_fit, family_on, predict
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
@@ -154,6 +154,7 @@ def answer(machine: Machine, family: Family, rows: Rows, wanted: Mapping[str, st
     Where several kernels are equally near, each row runs on the one whose calibrated range is nearest, then on the one
     with most points.
     """
+    family = family_on(family, machine.device)
     fits = candidates(machine.fits.get(family.name, ()), wanted) or (default_fit(family),)
     for fit in fits:
         _check_complete(family, fit)

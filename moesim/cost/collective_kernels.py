@@ -27,6 +27,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moesim.cost import cpu
 from moesim.cost.dtypes import formats
 from moesim.cost.fitting import Family, Parameter, Rows
 from moesim.errors import InvalidInput
@@ -159,4 +160,5 @@ COLLECTIVE = Family(
     bounds=bounds,
     choices={"small": ("ring", "one_shot", "shots"), "host_bound": (False, True)},
     group=("hardware", "software", "kernel"),
+    variants={"cpu": cpu.COLLECTIVE},
 )

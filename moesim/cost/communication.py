@@ -15,9 +15,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from moesim.cost import cpu
 from moesim.cost.calibration import candidates
 from moesim.cost.collective_kernels import COLLECTIVE, LEAST_NVLS_RANKS, protocols, whole
-from moesim.cost.fitting import Fit, default_fit
+from moesim.cost.fitting import Fit, default_fit, family_on
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
 from moesim.hardware.precision import PRECISIONS, Precision
@@ -103,6 +104,10 @@ def with_protocols(
     if not device.scale_up_bytes_per_s:
         fastest = float(network.capacity.max())
         device = replace(device, scale_up_bytes_per_s=fastest)
+    if device.kind == "cpu":
+        volume = plain.wire_s * device.scale_up_bytes_per_s
+        start, wire = cpu.sending(fit.parameters, OPERATIONS[kind] == "alltoall", plain.wire_s, volume)
+        return replace(plain, wire_s=float(wire), latency_s=np.full(plain.ranks.size, float(start)))
     width = precision.bytes
     rows = {
         "ranks": np.array([members]), "message_elements": np.array([max(size, width) / (1 if width < 2 else 2)]),
@@ -140,7 +145,7 @@ def library(machine: Machine, kind: str) -> Fit:
     """The library that runs a collective: the stack's own all-reduce where it was measured, else NCCL."""
     fits = machine.fits.get(COLLECTIVE.name, ())
     if machine.device.kind == "tpu":
-        plain = default_fit(COLLECTIVE)
+        plain = default_fit(family_on(COLLECTIVE, machine.device))
         return replace(plain, parameters=dict(plain.parameters) | _TPU)
     stack = (machine.software or "").split(" ")[0]
     launched = [f for f in fits if "eager" in f.key.get("kernel", "")]
@@ -150,5 +155,5 @@ def library(machine: Machine, kind: str) -> Fit:
     chosen = (replayed if machine.graphs else own) if kind == "all_reduce" else []
     pool = tuple(chosen or library or fits)
     if not pool:
-        return default_fit(COLLECTIVE)
+        return default_fit(family_on(COLLECTIVE, machine.device))
     return candidates(pool, {"kernel": "eager" if not machine.graphs else None})[0]

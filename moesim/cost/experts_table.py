@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.cost import experts_kernel
+from moesim.cost import cpu, experts_kernel
 from moesim.cost.experts_loads import table_loads
 from moesim.cost.fitting import Family, Rows
 from moesim.hardware.device import Device
@@ -66,4 +66,5 @@ EXPERTS = Family(
     choices=experts_kernel.CHOICES,
     prepare=prepare,
     select=experts_kernel.select,
+    variants={"cpu": cpu.EXPERTS},
 )  # fmt: skip

@@ -60,6 +60,14 @@ class Parameter:
 
 
 @dataclass(frozen=True, slots=True)
+class Variant:
+    """The equation of another kind of device for the tables of a family: as in `Family`, without discrete choices."""
+
+    predict: Callable[[Device, Rows, Mapping[str, float], Mapping[str, object]], np.ndarray]
+    parameters: Mapping[str, Parameter]
+
+
+@dataclass(frozen=True, slots=True)
 class Family:
     """A cost model and the kind of table it explains. See the module's page for the contract of the functions.
 
@@ -81,6 +89,16 @@ class Family:
     measured: str = "latency_s"
     prepare: Callable[[Device, Rows], Rows] | None = None
     select: Callable[[Device, Rows, Mapping[str, float], Mapping[str, object]], Rows] | None = None
+    variants: Mapping[str, Variant] = field(default_factory=dict)  # Device.kind -> its own equation
+
+
+def family_on(family: Family, device: Device) -> Family:
+    """The family with the equation of a device's kind."""
+    variant = family.variants.get(device.kind)
+    if variant is None:
+        return family
+    own = {"predict": variant.predict, "parameters": variant.parameters}
+    return replace(family, **own, choices={}, select=None, variants={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +143,7 @@ def default_fit(family: Family) -> Fit:
 
 def predict(family: Family, device: Device, rows: Rows, fit: Fit) -> Prediction:
     """Predict rows (all of one kernel) with a fit: never below the bounds, wider outside the calibrated range."""
+    family = family_on(family, device)
     if family.prepare is not None:
         rows = family.prepare(device, rows)
     memory_s, compute_s = family.bounds(device, rows)
@@ -153,6 +172,7 @@ def fit(family: Family, device: Device, rows: Rows, key: Mapping[str, str], *, s
     search_rows: the discrete choices are compared on at most this many rows, drawn at random; the final fit uses all
     rows. Raises InvalidInput when the rows cannot determine a fit.
     """
+    family = family_on(family, device)
     seconds = np.asarray(rows[family.measured], dtype=float)
     check_fittable(family, rows, key)
     if family.prepare is not None:

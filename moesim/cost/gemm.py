@@ -18,6 +18,10 @@ Libraries choose tiles in two ways: the fastest of all (cuBLAS heuristics, autot
 CUTLASS dispatch of vLLM and SGLang: the next power of two, within limits) and columns freely. Which one, the limits and
 whether k is split are discrete choices of a kernel.
 
+Other chips have no tiles that cores share, and nobody measured one here: ``t = t0 + max(dram, 2·m·n·k/(F·e_c))``, on a TPU
+with m padded to 8 rows and n and k to the 128 lanes of its matrix unit ("How to Scale Your Model", chapter 2; units of
+v6e and v7 are 256 wide). They answer with stated defaults and the widest interval.
+
 Source: a trial that fitted kernel times measured by NVIDIA, published with AIConfigurator 0.12.0 (Apache-2.0); the
 ragged term, the smooth maximum and the clock term are ours. Valid for m, n, k from 1 to 65,536. Known error on held-out
 shapes: ``reports/validation.md``. Operands that stay in the last-level cache between calls beat the HBM bound by up to
@@ -31,6 +35,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from moesim.cost import cpu
 from moesim.cost.calibration import estimate
 from moesim.cost.dtypes import formats, peak, table_dtype
 from moesim.cost.estimate import Cost
@@ -64,6 +69,8 @@ def bounds(device: Device, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 def predict(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]) -> np.ndarray:
     """[rows] seconds by the equation at the top; the tile of each row is searched unless `select` has chosen it."""
     p = parameters
+    if device.kind != "gpu":
+        return _untiled(device, rows, p)
     m, _, k, _, _, _ = _operands(device, rows)
     chosen = "tile_m" in rows
     tile_s = (
@@ -74,8 +81,18 @@ def predict(device: Device, rows: Rows, parameters: Mapping[str, float], choices
     return (seconds**8 + (p["t_h"] + ragged) ** 8) ** 0.125 if choices["host_bound"] else seconds + ragged
 
 
+def _untiled(device: Device, rows: Rows, p: Mapping[str, float]) -> np.ndarray:
+    m, n, k, _, _, flops = _operands(device, rows)
+    dram, _ = bounds(device, rows)
+    if device.kind == "tpu":
+        m, n, k = (np.ceil(size / unit) * unit for size, unit in ((m, 8), (n, 128), (k, 128)))
+    return p["t0"] + np.maximum(dram / p["e_m"], 2 * m * n * k / (flops * p["e_c"]))
+
+
 def select(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]) -> Rows:
     """The rows with their fastest ``tile_m``, ``tile_n`` and ``split`` at these parameters."""
+    if device.kind != "gpu":
+        return rows
     tile_m, tile_n, split = _search(device, rows, parameters, choices)[1]
     return dict(rows) | {"tile_m": tile_m, "tile_n": tile_n, "split": split}
 
@@ -205,4 +222,5 @@ GEMM = Family(
         "host_bound": (False, True),
     },
     select=select,
+    variants={"cpu": cpu.PRODUCT},
 )

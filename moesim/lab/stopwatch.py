@@ -12,10 +12,11 @@ import os
 import signal
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Protocol
 
 import torch
@@ -26,7 +27,6 @@ from torch import Tensor
 from moesim.errors import InvalidInput, Problem
 
 Progress = Callable[[str, int, int], None]  # (what is being done, timings done, timings in all)
-Results = Mapping[str, float]  # task key -> seconds
 
 _ROUND_S = 0.05  # spent on the samples of one task in one round
 _SAMPLES = (3, 15)  # fewest and most samples of one task in one round
@@ -54,6 +54,11 @@ class Place:
     def dtype(self) -> torch.dtype:
         """What is multiplied and sent: BF16 on GPUs, FP32 on CPUs (not all CPUs have BF16 units)."""
         return torch.bfloat16 if self.device == "cuda" else torch.float32
+
+    @property
+    def pool_bytes(self) -> int:
+        """Memory that a worker takes its weights from, more than any cache holds."""
+        return int(max(_COLD_BYTES, 3 * (self.cache_bytes or 0)))
 
     @property
     def calls(self) -> int:
@@ -162,11 +167,11 @@ def _read_partial(path: Path, place: Place, tasks: Sequence[Task]) -> dict[tuple
     return {(row["round"], row["key"]): row["seconds"] for row in rows}
 
 
-def _run(place: Place, tasks: Sequence[Task], todo: Sequence[tuple[int, int]]):
+def _run(place: Place, tasks: Sequence[Task], todo: Sequence[tuple[int, int]]) -> Iterator[tuple[int, str, float]]:
     """Start the workers and yield (round, key, seconds) as they come."""
     context = multiprocessing.get_context("spawn")
     results = context.SimpleQueue()
-    with _rendezvous() as meeting:
+    with TemporaryDirectory(prefix="moesim-") as meeting:
         workers = multiprocessing.start_processes(
             _work, (place, tasks, todo, meeting, results), nprocs=place.processes, join=False, start_method="spawn"
         )
@@ -181,12 +186,6 @@ def _run(place: Place, tasks: Sequence[Task], todo: Sequence[tuple[int, int]]):
         finally:
             for process in workers.processes:
                 process.terminate()
-
-
-def _rendezvous():
-    from tempfile import TemporaryDirectory
-
-    return TemporaryDirectory(prefix="moesim-")
 
 
 def _work(
@@ -218,8 +217,7 @@ def _work(
 
 def _worker(place: Place, rank: int) -> Worker:
     device = torch.device(place.device, rank) if place.device == "cuda" else torch.device("cpu")
-    bytes_ = max(_COLD_BYTES, 3 * (place.cache_bytes or 0))
-    pool = torch.rand(int(bytes_) // place.dtype.itemsize, device=device).sub_(0.5).to(place.dtype)
+    pool = torch.rand(place.pool_bytes // place.dtype.itemsize, device=device).sub_(0.5).to(place.dtype)
     groups = {n: dist.new_group(range(n)) if n > 1 else None for n in range(1, place.processes + 1)}
     return Worker(place, rank, device, pool, groups)
 
@@ -228,7 +226,7 @@ def _sample(worker: Worker, task: Task, call: Callable[[], object] | None) -> fl
     """Shortest seconds of a task over one round's samples, the same on every rank.
 
     Where ranks meet, from the last start to the last end on the clock that processes of a machine share; else the mean
-    over ranks.
+    over ranks of what each needed.
     """
     began = time.perf_counter()
     if call is not None:
@@ -250,8 +248,8 @@ def _sample(worker: Worker, task: Task, call: Callable[[], object] | None) -> fl
     everyone = [torch.empty_like(stamps, device=worker.device) for _ in range(worker.place.processes)]
     dist.all_gather(everyone, stamps.to(worker.device))
     start, end = torch.stack(everyone[: task.processes]).cpu().unbind(2)
-    seconds = end.amax(0) - start.amax(0) if task.meets else (end - start).mean(0)
-    return float(seconds.min()) / worker.place.calls
+    seconds = (end.amax(0) - start.amax(0)).min() if task.meets else (end - start).amin(1).mean()
+    return float(seconds) / worker.place.calls
 
 
 def _synchronise(worker: Worker) -> None:

@@ -24,9 +24,9 @@ class HbmSpec(Spec):
 
 
 class DeviceSpec(Spec):
-    """One accelerator. peak: dense, by compute format. cores: SMs, CUs or MXUs. cache: last level."""
+    """One accelerator. peak: dense, by compute format. cores: SMs, CUs, MXUs or threads. cache: last level."""
 
-    kind: Literal["gpu", "tpu", "wafer"]
+    kind: Literal["gpu", "tpu", "wafer", "cpu"]
     peak: Annotated[dict[Literal["fp32", "bf16", "fp8", "fp4", "int8"], FlopsPerSecond], Field(min_length=1)]
     hbm: HbmSpec
     cores: Annotated[int, Field(ge=1)]
