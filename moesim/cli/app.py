@@ -10,6 +10,7 @@ from moesim import __version__
 from moesim.cli.calibrate import calibrate
 from moesim.cli.capture import capture
 from moesim.cli.catalogue import models, profiles
+from moesim.cli.compare_routers import compare_routers
 from moesim.cli.run import run
 from moesim.cli.schema import schema
 from moesim.cli.trace import import_trace, trace
@@ -26,7 +27,18 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (run, profiles, models, capture, import_trace, trace, calibrate, validate, schema):
+for command in (
+    run,
+    profiles,
+    models,
+    capture,
+    import_trace,
+    trace,
+    compare_routers,
+    calibrate,
+    validate,
+    schema,
+):
     app.command()(command)
 
 

@@ -82,11 +82,14 @@ def plain_value(text: str) -> object:
     return parse(f"value: {text}", "--set").data["value"]
 
 
-def assemble(document: Document) -> Assembly:
-    """Build everything a scenario names. Raises InvalidInput with every problem of the file that can be told."""
+def assemble(document: Document, *, model: MoEModel | None = None, trace: RouterTrace | None = None) -> Assembly:
+    """Build everything a scenario names. Raises InvalidInput with every problem of the file that can be told.
+
+    model, trace: take these instead of those that the scenario names, as studies do that vary them.
+    """
     scenario = document.check(Scenario)
     tell = _Problems(document)
-    model = tell.attempt(lambda: require_shapes(load_model(scenario.model, beside=document.file)), "")
+    model = model or tell.attempt(lambda: require_shapes(load_model(scenario.model, beside=document.file)), "")
     hardware = tell.attempt(lambda: load_profile(scenario.cluster.hardware, beside=document.file), "cluster")
     cluster = hardware and tell.attempt(
         lambda: build_cluster(hardware, scenario.cluster.devices, **scenario.cluster.options.choices()), "cluster"
@@ -97,7 +100,8 @@ def assemble(document: Document) -> Assembly:
         tell.attempt(lambda: _check_split(model, parallelism), "")
     experts = model and _experts(model)
     batch = parallelism and _batch(scenario, parallelism)
-    trace = experts and batch and tell.attempt(lambda: _trace(scenario, model, batch, document), "routing")
+    if trace is None and experts and batch:
+        trace = tell.attempt(lambda: _trace(scenario, model, batch, document), "routing")
     tell.raise_any()
 
     placement = routes = None

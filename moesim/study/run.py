@@ -37,7 +37,11 @@ def run_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Result:
     Raises InvalidInput with every problem of the file, or Infeasible when the step does not fit in HBM.
     """
     document = read_scenario(name_or_path, changes)
-    assembly = assemble(document)
+    return run_assembly(document, assemble(document))
+
+
+def run_assembly(document: Document, assembly: Assembly) -> Result:
+    """Simulate an assembled scenario. Raises Infeasible when the step does not fit in HBM."""
     step = inference_step(
         assembly.deployment, assembly.batch, assembly.routes, OVERLAPS[assembly.scenario.overlap.kind]
     )
