@@ -12,7 +12,12 @@ from moesim.errors import InvalidInput
 
 
 def capture(
-    miniature: Annotated[str | None, typer.Option("--miniature", help="Train this miniature and capture it.")] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Train a miniature with this model's router geometry and capture it.")
+    ] = None,
+    miniature: Annotated[
+        str | None, typer.Option("--miniature", help="Remake this one of the shipped captures.")
+    ] = None,
     transformers: Annotated[
         str | None, typer.Option("--transformers", metavar="CONFIG_OR_PATH", help="Hook a transformers MoE model.")
     ] = None,
@@ -32,14 +37,10 @@ def capture(
     if list_routers:
         _list_routers(json)
         return
-    chosen = [
-        name
-        for name, value in (("--miniature", miniature), ("--transformers", transformers), ("--shipped", shipped))
-        if value
-    ]
-    if len(chosen) != 1:
+    ways = {"--model": model, "--miniature": miniature, "--transformers": transformers, "--shipped": shipped}
+    if sum(value is not None for value in ways.values()) != 1:
         raise InvalidInput(
-            "say what to capture: one of --miniature NAME, --transformers CONFIG --text FILE, --shipped DIR"
+            "say what to capture: one of --model NAME, --miniature NAME, --transformers CONFIG --text FILE, --shipped DIR"
         )
     if transformers and text is None:
         raise InvalidInput("--transformers needs --text FILE, which the model reads")
@@ -49,10 +50,12 @@ def capture(
         from moesim.lab.transformers_capture import capture_transformers
 
         written = [capture_transformers(transformers, text, out, max_tokens=tokens, rng_seed=seed, progress=progress)]
-    elif miniature:
-        from moesim.lab.miniatures import capture_miniature
+    elif shipped is None:
+        from moesim.lab.miniatures import capture_miniature, miniature_of
+        from moesim.spec.model_file import load_model
 
-        written = [capture_miniature(miniature, out, rng_seed=seed, progress=progress)]
+        wanted = miniature or miniature_of(load_model(model))
+        written = [capture_miniature(wanted, out, rng_seed=seed, progress=progress)]
     else:
         from moesim.lab.miniatures import remake_shipped
 

@@ -38,5 +38,5 @@ def test_models_stand_beside_their_published_figures(moesim, tmp_path):
 
 
 def test_capture_says_what_it_needs(moesim):
-    assert "one of --miniature" in moesim("capture")[2]
+    assert "one of --model" in moesim("capture")[2]
     assert "--text" in moesim("capture", "--transformers", "config.json")[2]
