@@ -198,25 +198,21 @@ def _transfer(
     wire, done, latency = 0.0, np.zeros(everywhere), np.zeros(everywhere)
     sent, received, flows = np.zeros(everywhere), np.zeros(everywhere), []
     for phase in steps:
-        source, target, traffic = phase.source, phase.target, phase.traffic
+        source, target = phase.source, phase.target
+        traffic = np.where(source == target, 0.0, phase.traffic)
         load, ends = finish(network, source, target, traffic)
-        moving = (traffic > 0) & (source != target)
-        ends = np.where(moving, ends, 0.0)
+        ends *= traffic > 0
+        got = latest(target, ends, everywhere)
         left = latest(source, ends, everywhere) if blocking else network.own_ports(load / network.capacity)
-        last = np.maximum(left, latest(target, ends, everywhere))
+        last = np.maximum(left, got)
         done = np.where(last > 0, wire + last, done)
         wire += float(max(last.max(), ends.max(initial=0.0)))
-        if phase.latency_s is None:
-            hops = np.where(moving, network.latency(source, target), 0.0)
-            latency += phase.steps * latest(target, hops, everywhere)
-        else:
-            latency += phase.latency_s
-        outgoing = np.where(moving, traffic, 0.0)
-        sent += accumulate(source, outgoing, everywhere)
-        received += accumulate(target, outgoing, everywhere)
+        latency += _latency(network, phase, traffic) * (got > 0)
+        sent += accumulate(source, traffic, everywhere)
+        received += accumulate(target, traffic, everywhere)
         total += load
         if fidelity == "flow":
-            near, far = (np.broadcast_to(end, traffic.shape)[moving] for end in (source, target))
+            near, far = (np.broadcast_to(end, traffic.shape)[traffic > 0] for end in (source, target))
             flows.append(flow.incidence(network, near, far))
     members = ranks.ravel()
     links = np.flatnonzero(total)
@@ -235,6 +231,18 @@ def _transfer(
         received=received[members],
         flows=_stack(flows),
     )
+
+
+def _latency(network: Network, phase: Phase, traffic: np.ndarray) -> np.ndarray:
+    """Seconds [ranks] that messages to each rank are under way, bytes apart."""
+    if phase.latency_s is not None:
+        return np.full(network.ranks, phase.latency_s)
+    if traffic.ndim == 3:  # everybody to everybody: of groups, so it is known after the first time
+        seconds = np.zeros(network.ranks)
+        seconds[phase.target.ravel()] = network.farthest(phase.target[:, 0, :]).ravel()
+        return phase.steps * seconds
+    under_way = np.where(traffic > 0, network.latency(phase.source, phase.target), 0.0)
+    return phase.steps * latest(phase.target, under_way, network.ranks)
 
 
 def latest(index: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesim.hardware.topology import Cluster
-from moesim.network.links import Links, accumulate, at, onto
+from moesim.network.links import Links, Lookup, accumulate, at, onto
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -52,12 +52,12 @@ class Crossbar:
         down = np.einsum("rc,rcp->rp", received, self.share.swapaxes(0, 1)[self.class_of])
         return onto(self.links, (self.up, up), (self.down, down))
 
-    def worst(self, source: np.ndarray, target: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """Largest value of a link on the way of each pair, see `Routes`."""
+    def worst(self, value: np.ndarray) -> Lookup:
+        """Largest value of a link on the way of pairs, see `Routes`."""
         used = self.share > 0
         up = np.where(used[self.class_of], at(value, self.up)[:, None, :], 0.0).max(axis=2)
         down = np.where(used.swapaxes(0, 1)[self.class_of], at(value, self.down)[:, None, :], 0.0).max(axis=2)
-        return np.maximum(up[source, self._class(target)], down[target, self._class(source)])
+        return lambda source, target: np.maximum(up[source, self._class(target)], down[target, self._class(source)])
 
     def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Seconds from end to end of each pair, see `Routes`."""

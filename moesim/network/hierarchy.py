@@ -16,7 +16,7 @@ import numpy as np
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.topology import Cluster
 from moesim.network.crossbar import Crossbar, crossbar, number_order
-from moesim.network.links import Links, accumulate, at, nic_ports, onto
+from moesim.network.links import Links, Lookup, accumulate, at, nic_ports, onto
 from moesim.network.mesh import Mesh, mesh
 
 SPREADINGS = ("adaptive", "ecmp")
@@ -78,22 +78,25 @@ class Hierarchy:
             fall = np.einsum("ab,abs->bs", between, self.share)
         return load + onto(self.links, (self.rise, rise), (self.fall, fall))
 
-    def worst(self, source: np.ndarray, target: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """Largest value of a link on the way of each pair, see `Routes`."""
-        via = self._via(source, target)
-        near = np.where(via == source, 0.0, self.inside.worst(source, via, value))
-        far = np.maximum(at(value, self.out).max(axis=1)[via], at(value, self.back).max(axis=1)[target])
-        if self.rise.size:
+    def worst(self, value: np.ndarray) -> Lookup:
+        """Largest value of a link on the way of pairs, see `Routes`."""
+        inside = self.inside.worst(value)
+        out, back = at(value, self.out).max(axis=1), at(value, self.back).max(axis=1)
+        rise, fall = at(value, self.rise), at(value, self.fall)
+        even = np.where(self.share > 0, np.maximum(rise[:, None], fall[None]), 0.0).max(axis=2, initial=0.0)
+
+        def look_up(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+            via = self._via(source, target)
+            near = np.where(via == source, 0.0, inside(source, via))
             first, last = self.leaf[via], self.leaf[target]
-            rise, fall = at(value, self.rise), at(value, self.fall)
-            if self.ecmp:
+            over = even[first, last]
+            if self.ecmp and self.rise.size:
                 spine = self._sticky(via, target)
                 over = np.maximum(rise[first, spine], fall[last, spine])
-            else:
-                used = self.share > 0
-                over = np.where(used, np.maximum(rise[:, None], fall[None]), 0.0).max(axis=2)[first, last]
-            far = np.where(first != last, np.maximum(far, over), far)
-        return np.where(self.domain[source] != self.domain[target], np.maximum(near, far), near)
+            far = np.maximum(np.maximum(out[via], back[target]), np.where(first != last, over, 0.0))
+            return np.where(self.domain[source] != self.domain[target], np.maximum(near, far), near)
+
+        return look_up
 
     def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Seconds from end to end of each pair, see `Routes`."""

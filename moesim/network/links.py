@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,8 @@ import numpy as np
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.topology import Cluster
 
-BLOCK = 1 << 19  # pairs handled at once: their temporaries stay in the cache and far below 300 MB
+Lookup = Callable[[np.ndarray, np.ndarray], np.ndarray]  # (source, target) -> one value a pair
+BLOCK = 1 << 17  # pairs handled at once: their temporaries stay in the cache and far below 300 MB
 
 
 @dataclass(frozen=True, slots=True, eq=False)

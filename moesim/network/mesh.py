@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesim.hardware.topology import Cluster
-from moesim.network.links import Links, accumulate, at, onto
+from moesim.network.links import Links, Lookup, accumulate, at, onto
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,13 +39,14 @@ class Mesh:
         pair = source * self.direct.shape[1] + self.place[target]
         return onto(self.links, (self.direct, accumulate(pair, traffic, self.direct.size)))
 
-    def worst(self, source: np.ndarray, target: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """Largest value of a link on the way of each pair, see `Routes`."""
-        return at(value, self.direct)[source, self.place[target]]
+    def worst(self, value: np.ndarray) -> Lookup:
+        """Largest value of a link on the way of pairs, see `Routes`."""
+        direct = at(value, self.direct)
+        return lambda source, target: direct[source, self.place[target]]
 
     def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Seconds from end to end of each pair, see `Routes`."""
-        return self.worst(source, target, self.links.latency)
+        return at(self.links.latency, self.direct)[source, self.place[target]]
 
     def reachable(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Whether a path exists for each pair."""

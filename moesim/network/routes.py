@@ -8,7 +8,7 @@ array of pairs × links; each adds traffic up in the way that its fabric allows.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,7 +17,7 @@ from moesim.errors import InvalidInput
 from moesim.hardware.topology import Cluster
 from moesim.network.crossbar import crossbar
 from moesim.network.hierarchy import hierarchical
-from moesim.network.links import Links, blocks, read_links
+from moesim.network.links import BLOCK, Links, Lookup, blocks, read_links
 from moesim.network.shortest import shortest
 from moesim.network.torus import dimension_order
 
@@ -33,8 +33,11 @@ class Routes(Protocol):
     def load(self, source: np.ndarray, target: np.ndarray, traffic: np.ndarray) -> np.ndarray:
         """Bytes [links]; source and target broadcast to the shape of traffic (bytes)."""
 
-    def worst(self, source: np.ndarray, target: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """Largest value of a link that each pair uses; value: [links], not negative."""
+    def worst(self, value: np.ndarray) -> Lookup:
+        """A function of (source, target) that gives the largest value of the links each pair uses.
+
+        value: [links], not negative.
+        """
 
     def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Seconds that the first byte of each pair takes: the latencies of its links, of the longest path it uses."""
@@ -59,7 +62,7 @@ class Network:
     """Links and routes of a cluster.
 
     devices: [ranks] names; domain: [ranks] scale-up domain. ports, port_rank: [ports] links that leave a device, and
-    the rank that they leave.
+    the rank that they leave. known: what `farthest` has answered, by group.
     """
 
     links: Links
@@ -68,6 +71,7 @@ class Network:
     domain: np.ndarray
     ports: np.ndarray
     port_rank: np.ndarray
+    known: dict[bytes, np.ndarray] = field(default_factory=dict, repr=False)
 
     @property
     def capacity(self) -> np.ndarray:
@@ -111,9 +115,9 @@ class Network:
 
     def worst(self, source: np.ndarray, target: np.ndarray, value: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Largest value [links] on the way of each pair, in the shape to which source and target broadcast."""
-        result = np.empty(shape)
+        result, look_up = np.empty(shape), self.routes.worst(value)
         for near, far, part in blocks(source, target, shape):
-            result[part] = self.routes.worst(near, far, value)
+            result[part] = look_up(near, far)
         return result
 
     def own_ports(self, value: np.ndarray) -> np.ndarray:
@@ -125,6 +129,21 @@ class Network:
     def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Seconds that the first byte of each pair takes, in the shape to which source and target broadcast."""
         return self.routes.latency(source, target)
+
+    def farthest(self, ranks: np.ndarray) -> np.ndarray:
+        """Seconds [groups, members] that the first byte takes to each member from the farthest member of its group.
+
+        Every layer of a model asks for the same groups, so answers are kept.
+        """
+        key = ranks.tobytes()
+        if key not in self.known:
+            self.known[key] = np.zeros(ranks.shape)
+            rows = max(1, BLOCK // ranks.shape[1])
+            for group, worst in zip(ranks, self.known[key], strict=True):
+                for first in range(0, len(group), rows):
+                    part = self.latency(group[first : first + rows, None], group[None, :])
+                    np.maximum(worst, part.max(axis=0), out=worst)
+        return self.known[key]
 
     def reaching(self, share: np.ndarray) -> Network:
         """The same network when only a share [links] of each capacity can be reached."""

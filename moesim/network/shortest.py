@@ -16,7 +16,7 @@ import numpy as np
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.topology import Cluster
 from moesim.network.hierarchy import SPREADINGS, hashed
-from moesim.network.links import Links
+from moesim.network.links import Links, Lookup
 
 TRANSFER_BYTES = 1e6  # of the `transfer` metric
 
@@ -37,14 +37,14 @@ class Shortest:
         pair = np.broadcast_to(source * self.ranks + target, traffic.shape).ravel()
         return self.matrix.T @ np.bincount(pair, weights=traffic.ravel(), minlength=self.ranks**2)
 
-    def worst(self, source: np.ndarray, target: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """Largest value of a link on the way of each pair, see `Routes`."""
+    def worst(self, value: np.ndarray) -> Lookup:
+        """Largest value of a link on the way of pairs, see `Routes`."""
         begin, counts = self.matrix.indptr[:-1], np.diff(self.matrix.indptr)
         largest = np.zeros(self.ranks**2)
         if self.matrix.nnz:
             used = np.append(value[self.matrix.indices], 0.0)
             largest = np.where(counts > 0, np.maximum.reduceat(used, begin), 0.0)
-        return largest[source * self.ranks + target]
+        return lambda source, target: largest[source * self.ranks + target]
 
     def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Seconds from end to end of each pair, see `Routes`."""

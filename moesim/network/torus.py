@@ -20,7 +20,7 @@ import numpy as np
 
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.topology import Cluster
-from moesim.network.links import Links, accumulate, at, nic_ports, onto
+from moesim.network.links import Links, Lookup, accumulate, at, nic_ports, onto
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,24 +79,46 @@ class Torus:
                 np.add.at(load, ids.ravel(), ((stretch * share) @ crossed).ravel())
         return load[:-1]
 
-    def worst(self, source: np.ndarray, target: np.ndarray, value: np.ndarray) -> np.ndarray:
-        """Largest value of a link on the way of each pair, see `Routes`."""
-        near = self._gather(source, target, value, lambda at, crossed: np.where(crossed, at[:, None, :], 0).max(axis=2))
-        away = self._away(source, target)
-        if away is None:
-            return near
-        far = np.maximum(at(value, self.out).max(axis=1)[source], at(value, self.back).max(axis=1)[target])
-        return np.where(away, far, near)
+    def worst(self, value: np.ndarray) -> Lookup:
+        """Largest value of a link on the way of pairs, see `Routes`."""
+        tables = self._tables(value, np.maximum)
+        out, back = at(value, self.out).max(axis=1), at(value, self.back).max(axis=1)
+
+        def look_up(source: np.ndarray, target: np.ndarray) -> np.ndarray:
+            near = self._over_dimensions(tables, source, target, np.maximum)
+            away = self._away(source, target)
+            return near if away is None else np.where(away, np.maximum(out[source], back[target]), near)
+
+        return look_up
 
     def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Seconds from end to end of each pair, see `Routes`."""
         delay = self.links.latency
-        near = self._gather(source, target, delay, lambda at, crossed: at @ crossed.T, np.add)
+        near = self._over_dimensions(self._tables(delay, np.add), source, target, np.add)
         away = self._away(source, target)
         if away is None:
             return near
         far = at(delay, self.out).sum(axis=1)[source] + at(delay, self.back).sum(axis=1)[target]
         return np.where(away, far, near)
+
+    def _tables(self, value: np.ndarray, combine: np.ufunc) -> list[np.ndarray]:
+        """For each dimension what `combine` makes of the links of each stretch, the worse of the ways in use."""
+        padded = np.append(value, 0.0)
+        tables = []
+        for d in self.dimensions:
+            ways = zip(d.ways(), (1, -1), strict=True)
+            found = [np.where(share > 0, _along(padded[ids], way, combine), 0.0) for (ids, share, _), way in ways]
+            tables.append(np.maximum(*found).ravel())
+        return tables
+
+    def _over_dimensions(
+        self, tables: list[np.ndarray], source: np.ndarray, target: np.ndarray, combine: np.ufunc
+    ) -> np.ndarray:
+        """Combine what the tables say about the stretches of each pair."""
+        result = np.zeros(np.broadcast_shapes(source.shape, target.shape))
+        for d, table in zip(self.dimensions, tables, strict=True):
+            combine(result, table[d.lead[source] + d.tail[target]], out=result)
+        return result
 
     def _away(self, source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
         """Pairs in different slices; None if there are none."""
@@ -104,15 +126,6 @@ class Torus:
             return None
         away = self.slice_of[source] != self.slice_of[target]
         return away if away.any() else None
-
-    def _gather(self, source, target, value, along, combine=np.maximum) -> np.ndarray:
-        """Combine over dimensions what the function `along` finds on the stretches of each ring."""
-        padded, result = np.append(value, 0.0), 0.0
-        for d in self.dimensions:
-            found = [np.where(share > 0, along(padded[ids], crossed), 0.0) for ids, share, crossed in d.ways()]
-            stretch = np.maximum(*found).ravel()
-            result = combine(result, stretch[d.lead[source] + d.tail[target]])
-        return result
 
     def reachable(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Whether the dimension-order path of each pair is open."""
@@ -140,6 +153,19 @@ class Torus:
                 pair, position = np.nonzero(crossed[stretch] & (part > 0)[:, None])
                 parts.append((here[pair], ids[ring[pair], position], part[pair]))
         return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def _along(value: np.ndarray, way: int, combine: np.ufunc) -> np.ndarray:
+    """[rings, n²] what combine makes of the values [rings, n] of the links from each position to each other.
+
+    way: +1 upwards, −1 downwards. Longer stretches grow out of shorter ones.
+    """
+    rings, n = value.shape
+    table, so_far, here = np.zeros((rings, n, n)), np.zeros_like(value), np.arange(n)
+    for length in range(1, n):
+        so_far = combine(so_far, np.roll(value, -way * (length - 1), axis=1))
+        table[:, here, (here + way * length) % n] = so_far
+    return table.reshape(rings, n * n)
 
 
 def dimension_order(cluster: Cluster, links: Links) -> Torus:
