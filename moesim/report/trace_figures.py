@@ -20,8 +20,10 @@ def write_trace_report(seen: Sequence[Health], folder: str | Path) -> list[Path]
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for each in seen:
-        path = folder / f"{each.name}_load.png"
+    names = [each.name for each in seen]
+    for number, each in enumerate(seen, start=1):
+        alone = names.count(each.name) == 1  # files of one name may come from several folders
+        path = folder / (f"{each.name}_load.png" if alone else f"{each.name}_{number}_load.png")
         draw_expert_load(each.load, path, title=_title(each))
         written.append(path)
     for name, draw in (("skew", draw_skew), ("dependence", draw_dependence)):

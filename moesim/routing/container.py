@@ -50,8 +50,8 @@ def read_header(path: Path, header: Mapping[str, str], key: str, version: int, f
         message = "a safetensors file, but not one of moesim; convert it with moesim import-trace"
         raise InvalidInput(Problem(message, file=str(path)))
     try:
-        about = json.loads(header[key])
-    except ValueError:
+        about = dict(json.loads(header[key]))
+    except (TypeError, ValueError):
         raise InvalidInput(Problem("its header is damaged; make it again", file=str(path))) from None
     if about.get("format") != version:
         message = f"is of format {about.get('format')}; this moesim reads format {version}"
@@ -86,10 +86,10 @@ def _map(path: Path) -> tuple[dict, np.ndarray]:
             prefix = file.read(8)
             if len(prefix) < 8 or (length := struct.unpack("<Q", prefix)[0]) > size - 8:
                 raise InvalidInput(Problem("not a safetensors file, or truncated inside its header", file=str(path)))
-            header = json.loads(file.read(length))
+            header = dict(json.loads(file.read(length)))
             mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
     except OSError as error:
         raise InvalidInput(Problem(f"cannot be read: {error.strerror}", file=str(path))) from None
-    except ValueError:
+    except (TypeError, ValueError):
         raise InvalidInput(Problem("the header is not JSON: not a safetensors file", file=str(path))) from None
     return header, np.frombuffer(mapped, dtype=np.uint8)[8 + length :]

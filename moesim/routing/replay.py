@@ -15,7 +15,6 @@ other windows (the sequences in another order). A window longer than the line, o
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,7 +30,8 @@ class Routes:
     """The experts that the tokens of one step choose.
 
     ids: [moe_layer, token, k] expert chosen; tokens stand in the order of their ranks.
-    count: [moe_layer, token] number of valid choices, or None for k everywhere.
+    count: [moe_layer, token] number of valid choices, or None for k everywhere. What stands in ids behind them must not
+        be counted.
     offsets: [ranks + 1] first token of each rank.
     tokens: [block, token] index into the trace of each token drawn, one row a block of layers.
     reused: how many of the step's tokens (of each block) this replay has used before, in this step or an earlier one.
@@ -72,7 +72,7 @@ def replay(
     batch = int(offsets[-1])
     depth = trace.layers
     blocks = -(-moe_layers // depth)
-    ids = np.empty((moe_layers, batch, top_k), dtype=trace.ids.dtype)
+    ids = np.empty((moe_layers, batch, trace.top_k), dtype=trace.ids.dtype)
     count = None if trace.count is None else np.empty((moe_layers, batch), dtype=trace.count.dtype)
     drawn = np.empty((blocks, batch), dtype=np.int64)
     reused = 0
@@ -106,20 +106,6 @@ def split(trace: RouterTrace, share: float) -> tuple[RouterTrace, RouterTrace]:
             )
         )
     return select_sequences(trace, np.flatnonzero(chosen)), select_sequences(trace, np.flatnonzero(~chosen))
-
-
-def select_labels(trace: RouterTrace, labels: Sequence[str]) -> RouterTrace:
-    """The trace of the sequences with these labels: a workload of one domain, or of some.
-
-    All domains together are far more even than any one of them, and than what services see. Raises InvalidInput for a
-    label that the trace does not have.
-    """
-    if unknown := sorted(set(labels) - set(trace.labels)):
-        known = ", ".join(dict.fromkeys(trace.labels)) or "none"
-        raise InvalidInput(
-            Problem(f"the trace {trace.name} has no label {', '.join(unknown)}; write some of its own: {known}")
-        )
-    return select_sequences(trace, np.flatnonzero(np.isin(trace.labels, list(labels))))
 
 
 def select_sequences(trace: RouterTrace, sequences: np.ndarray) -> RouterTrace:
@@ -204,10 +190,12 @@ def _prefill_window(line: _Line, batch: int, step: int, _: np.random.Generator) 
 
 
 def _check_geometry(trace: RouterTrace, experts: int, top_k: int) -> None:
-    if (trace.experts, trace.top_k) != (experts, top_k):
+    # Where tokens take different numbers of experts (expert choice, dynamic k), rows are as wide as the most of them.
+    usual = trace.metadata.get("top_k", trace.top_k) if trace.count is not None else trace.top_k
+    if (trace.experts, usual) != (experts, top_k):
         raise InvalidInput(
             Problem(
-                f"the trace {trace.name} chooses {trace.top_k} of {trace.experts} experts, the model {top_k} of "
+                f"the trace {trace.name} chooses {usual} of {trace.experts} experts, the model {top_k} of "
                 f"{experts}; capture a miniature with the model's geometry (moesim capture --model ...), or fit a "
                 "synthetic trace to this one (routing: {kind: fitted, ...})"
             )

@@ -38,7 +38,8 @@ class RouterTrace:
     step: [token] inference step in which the token ran; positions: [token] its place in its sequence;
         token_ids: [token] vocabulary ids (they let the text be rebuilt). None where not recorded.
     count: [token, layer] number of valid choices where it varies (dynamic k, dropped or skipped tokens); what stands in
-        `ids` and `gates` behind them means nothing. None = k everywhere.
+        `ids` and `gates` behind them means nothing. None = k everywhere. Where rows are wider than the model's top-k
+        (expert choice), ``metadata["top_k"]`` holds that.
     """
 
     name: str

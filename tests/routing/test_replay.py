@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from moesim.errors import InvalidInput
-from moesim.routing.replay import replay, select_labels, select_sequences, split
+from moesim.routing.replay import replay, select_sequences, split
 from moesim.routing.trace import RouterTrace
 
 
@@ -123,6 +123,13 @@ def test_another_geometry_says_what_to_do(geometry):
         routes_of(make(), **geometry)
 
 
+def test_rows_wider_than_top_k_are_those_of_routers_with_varying_k():
+    trace = make(k=5, count=np.full((125, 3), 2, dtype=np.uint8), metadata={"top_k": 2})
+    assert routes_of(trace).ids.shape == (3, 20, 5)
+    with pytest.raises(InvalidInput, match="chooses 5 of 16"):
+        routes_of(make(k=5, metadata={"top_k": 2}))
+
+
 def test_split_shares_out_whole_sequences_of_every_domain():
     trace = make(lengths=(3, 4, 5, 6), labels=("a", "a", "b", "b"), phase=np.zeros(18, dtype=np.uint8))
     learn, judge = split(trace, 0.5)
@@ -134,14 +141,6 @@ def test_split_shares_out_whole_sequences_of_every_domain():
     for share in (0, 1, 0.01):
         with pytest.raises(InvalidInput, match="leaves one part"):
             split(trace, share)
-
-
-def test_a_workload_of_some_domains():
-    trace = make(labels=("law", "code", "law", "prose"))
-    assert select_labels(trace, ["law"]).offsets.tolist() == [0, 30, 80]
-    assert select_labels(trace, ["prose", "code"]).labels == ("code", "prose")
-    with pytest.raises(InvalidInput, match="has no label cooking, tax; write some of its own: law, code, prose"):
-        select_labels(trace, ["law", "tax", "cooking"])
 
 
 def test_selected_sequences_keep_their_order():
