@@ -18,9 +18,9 @@ Libraries choose tiles in two ways: the fastest of all (cuBLAS heuristics, autot
 CUTLASS dispatch of vLLM and SGLang: the next power of two, within limits) and columns freely. Which one, the limits and
 whether k is split are discrete choices of a kernel.
 
-Other chips have no tiles that cores share, and nobody measured one here: ``t = t0 + max(dram, 2·m·n·k/(F·e_c))``, on a TPU
-with m padded to 8 rows and n and k to the 128 lanes of its matrix unit ("How to Scale Your Model", chapter 2; units of
-v6e and v7 are 256 wide). They answer with stated defaults and the widest interval.
+Other chips have no tiles that cores share, and nobody measured one here: ``t = t0 + max(dram, 2·m·n·k/(F·e_c))``, on a
+TPU with m padded to 8 rows and n and k to the 128 lanes of its matrix unit ("How to Scale Your Model", chapter 2; units
+of v6e and v7 are 256 wide). They answer with stated defaults and the widest interval.
 
 Source: a trial that fitted kernel times measured by NVIDIA, published with AIConfigurator 0.12.0 (Apache-2.0); the
 ragged term, the smooth maximum and the clock term are ours. Valid for m, n, k from 1 to 65,536. Known error on held-out
@@ -51,13 +51,22 @@ _ROWS_PER_TILE_ROW = {"by_rows": 1, "by_half": 2}  # tile_m is the next power of
 _CHUNK = 512  # rows searched at once: the candidates of a chunk stay in a CPU core's cache
 
 
-def gemm(machine: Machine, m: object, n: object, k: object, *, weights: Precision, activations: Precision) -> Cost:
-    """Cost of out[m, n] = activations[m, k] · weights[k, n]; m, n, k broadcast, rows of m = 0 cost nothing."""
+def gemm(
+    machine: Machine, m: object, n: object, k: object, *, weights: Precision, activations: Precision,
+    sparse_2_4: bool = False,
+) -> Cost:  # fmt: skip
+    """Cost of out[m, n] = activations[m, k] · weights[k, n]; m, n, k broadcast, rows of m = 0 cost nothing.
+
+    sparse_2_4: two of four weights are zero (NVIDIA A100 whitepaper): half the products, half the weights with a 2-bit
+    index each, all of the activations. It keeps the dense kernel's efficiencies, which no measurement here supports.
+    """
     m, n, k = np.broadcast_arrays(*(np.asarray(size, dtype=float) for size in (m, n, k)))
     dtype = table_dtype(weights, activations)
-    cost = estimate(machine, GEMM, {"m": np.maximum(m, 1), "n": n, "k": k, "dtype": dtype}, {"dtype": dtype})
-    some = (m > 0).astype(float)
-    return Cost(cost.seconds * some, cost.low * some, cost.high * some, cost.limit)
+    kept = k / 2 if sparse_2_4 else k
+    cost = estimate(machine, GEMM, {"m": np.maximum(m, 1), "n": n, "k": kept, "dtype": dtype}, {"dtype": dtype})
+    unseen_bytes = (k - kept) * (m * activations.bytes + n * 2 / 8)
+    some, more = (m > 0).astype(float), unseen_bytes / machine.device.hbm_bytes_per_s
+    return Cost(*(some * (seconds + more) for seconds in (cost.seconds, cost.low, cost.high)), cost.limit)
 
 
 def bounds(device: Device, rows: Rows) -> tuple[np.ndarray, np.ndarray]:

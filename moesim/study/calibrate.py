@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,32 +72,40 @@ def calibrate(
     """
     machine = machine_for(hardware, None, lookup, graphs=False)
     fits: dict[str, list[Fit]] = {}
-    summary, rows, problems = [], [], []
+    summary, rows, skipped = [], [], []
+    for name, family, key, part in _kernels(tables, hardware, software):
+        progress(" ".join(key.values()))
+        data = {column: part[column].to_numpy() for column in (*family.columns, family.measured)}
+        try:
+            check_fittable(family, data, key)
+            _check_units(family, hardware.device, data)
+            before = answer(machine, family, data, key).cost.seconds
+            fitted = fit(family, hardware.device, data, key)
+            held_out = cross_validate(family, hardware.device, data, key, folds=folds)
+        except InvalidInput as error:
+            skipped.append(Problem(str(error), file=name))
+            continue
+        fitted = with_held_out(fitted, held_out, data[family.measured])
+        after = predict(family, hardware.device, data, fitted).seconds
+        fits.setdefault(family.name, []).append(fitted)
+        rows.append(part.assign(family=family.name, before_s=before, after_s=after, held_out_s=held_out))
+        summary.append(_summary(fitted, before, data[family.measured]))
+    if not fits:
+        raise InvalidInput(skipped)
+    found = {family: tuple(some) for family, some in fits.items()}
+    return Calibration(found, pd.DataFrame(summary), pd.concat(rows), tuple(skipped))
+
+
+def _kernels(
+    tables: Mapping[str, pd.DataFrame], hardware: Hardware, software: str | None
+) -> Iterator[tuple[str, Family, dict[str, str], pd.DataFrame]]:
+    """(file, family, key without hardware, rows) of every kernel."""
     for name, table in tables.items():
         kind, table = _prepared(table, name, hardware, software)
         for family, members in families_of(table, kind):
             for key, positions in groups_of(family, table.iloc[members]):
-                part = table.iloc[members[positions]]
                 key = {column: value for column, value in key.items() if column != "hardware"}
-                progress(" ".join(key.values()))
-                data = {column: part[column].to_numpy() for column in (*family.columns, family.measured)}
-                try:
-                    check_fittable(family, data, key)
-                    _check_units(family, hardware.device, data)
-                    before = answer(machine, family, data, key).cost.seconds
-                    fitted, held_out = _fit(family, hardware.device, data, key, folds)
-                except InvalidInput as error:
-                    problems.append(Problem(str(error), file=name))
-                    continue
-                fits.setdefault(family.name, []).append(fitted)
-                after = predict(family, hardware.device, data, fitted).seconds
-                columns = {"family": family.name, "before_s": before, "after_s": after, "held_out_s": held_out}
-                rows.append(part.assign(**columns))
-                summary.append(_summary(fitted, before, data[family.measured]))
-    if not fits:
-        raise InvalidInput(problems)
-    found = {family: tuple(some) for family, some in fits.items()}
-    return Calibration(found, pd.DataFrame(summary), pd.concat(rows), tuple(problems))
+                yield name, family, key, table.iloc[members[positions]]
 
 
 def _prepared(table: pd.DataFrame, name: str, hardware: Hardware, software: str | None) -> tuple[str, pd.DataFrame]:
@@ -120,12 +128,6 @@ def _prepared(table: pd.DataFrame, name: str, hardware: Hardware, software: str 
     if len(bad):
         raise InvalidInput([Problem(f"row {table.index[row]}: {reason[row]}", file=name) for row in bad[:10]])
     return kind, table
-
-
-def _fit(family: Family, device: Device, rows: Rows, key: dict[str, str], folds: int) -> tuple[Fit, np.ndarray]:
-    fitted = fit(family, device, rows, key)
-    held_out = cross_validate(family, device, rows, key, folds=folds)
-    return with_held_out(fitted, held_out, rows[family.measured]), held_out
 
 
 def _check_units(family: Family, device: Device, rows: Rows) -> None:

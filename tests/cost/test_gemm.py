@@ -86,6 +86,14 @@ def test_narrow_weights_save_time_when_memory_limits():
     assert narrow.seconds < 0.6 * wide.seconds
 
 
+def test_sparse_weights_halve_products_and_not_activations():
+    arguments = {"weights": BF16, "activations": BF16}
+    dense, sparse = (gemm(MACHINE, 8192, 8192, 8192, **arguments, sparse_2_4=s) for s in (False, True))
+    assert 0.5 < sparse.seconds / dense.seconds < 0.6
+    lone, thin = (gemm(MACHINE, 65536, 64, 8192, **arguments, sparse_2_4=s) for s in (False, True))
+    assert thin.seconds > 0.8 * lone.seconds  # the activations set the time
+
+
 def test_shapes_broadcast_and_empty_batches_cost_nothing():
     cost = gemm(MACHINE, [[0, 1], [64, 4096]], [4096, 4096], 7168, weights=FP8, activations=FP8)
     assert cost.seconds.shape == (2, 2)
@@ -116,3 +124,17 @@ def test_streaming_by_hand():
 def test_graphs_hide_the_host():
     eager = Machine(DEVICE, graphs=False)
     assert launch_seconds(eager, 10) > 5 * launch_seconds(MACHINE, 10) > 0
+
+
+def test_a_tpu_pads_to_its_matrix_unit_and_has_no_waves():
+    tpu = Device("toy", "tpu", {"bf16": 1e15}, 80e9, 4e12, 8)
+    seconds = predict(tpu, _rows([1024, 1025, 1032], 8192, [8192, 8192, 8100]), default_fit(GEMM).parameters, {})
+    assert seconds[1] == seconds[2]
+    assert (seconds[1] - 3e-6) / (seconds[0] - 3e-6) == pytest.approx(1032 / 1024)
+
+
+def test_a_wafer_is_a_roofline():
+    wafer = Device("toy", "wafer", {"bf16": 1e17}, 44e9, 2e16, 900_000)
+    rows = _rows([1, 4096], 8192, 8192)
+    expected = 3e-6 + np.max([bounds(wafer, rows)[0] / 0.85, bounds(wafer, rows)[1] / 0.75], axis=0)
+    np.testing.assert_allclose(predict(wafer, rows, default_fit(GEMM).parameters, {}), expected)
