@@ -26,6 +26,7 @@ from moesim.cost.fitting import (
     check_fittable,
     cross_validate,
     default_fit,
+    family_on,
     fit,
     groups_of,
     predict,
@@ -75,6 +76,7 @@ def calibrate(
     summary, rows, skipped = [], [], []
     for name, family, key, part in _kernels(tables, hardware, software):
         progress(" ".join(key.values()))
+        family = family_on(family, hardware.device)
         data = {column: part[column].to_numpy() for column in (*family.columns, family.measured)}
         try:
             check_fittable(family, data, key)
