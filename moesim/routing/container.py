@@ -18,6 +18,11 @@ import numpy as np
 
 from moesim.errors import InvalidInput, Problem
 
+# Header key: what a file with it holds.
+KINDS = {
+    "moesim_trace": "a router trace",
+    "moesim_load": "a load table (counts without tokens, for routing: {kind: bootstrap})",
+}
 _DTYPES = {
     "U8": "u1", "I8": "i1", "U16": "<u2", "I16": "<i2", "U32": "<u4", "I32": "<i4", "U64": "<u8", "I64": "<i8",
     "F32": "<f4", "F64": "<f8",
@@ -47,7 +52,12 @@ def map_arrays(path: Path, names: Sequence[str]) -> tuple[Mapping[str, str], dic
 def read_header(path: Path, header: Mapping[str, str], key: str, version: int, fields: Sequence[str]) -> dict:
     """The JSON under a key of the header. Raises InvalidInput unless it is of this version and has all the fields."""
     if key not in header:
-        message = "a safetensors file, but not one of moesim; convert it with moesim import-trace"
+        other = next((what for kind, what in KINDS.items() if kind in header), None)
+        message = (
+            f"is {other}, not {KINDS[key]}"
+            if other
+            else "a safetensors file, but not one of moesim; convert it with moesim import-trace"
+        )
         raise InvalidInput(Problem(message, file=str(path)))
     try:
         about = dict(json.loads(header[key]))

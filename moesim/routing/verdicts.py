@@ -36,9 +36,12 @@ def verdicts(health: Health) -> tuple[Verdict, ...]:
 
 def collapsed_layers(health: Health) -> list[int]:
     """Layers where one expert has over half of the tokens, or under half of the experts are active."""
-    fair = health.top_k / health.experts
-    hot = health.top_share > 0.5 if fair < 0.5 else np.zeros(health.layers, dtype=bool)
-    return np.flatnonzero(hot | (health.active < 0.5)).tolist()
+    return np.flatnonzero(_overrun(health) | (health.active < 0.5)).tolist()
+
+
+def _overrun(health: Health) -> np.ndarray:
+    """[layer] whether one expert has over half of the tokens, where even loads would not."""
+    return (health.top_share > 0.5) & (health.top_k / health.experts < 0.5)
 
 
 def _origin(health: Health) -> Iterator[Verdict]:
@@ -47,16 +50,23 @@ def _origin(health: Health) -> Iterator[Verdict]:
 
 
 def _collapse(health: Health) -> Iterator[Verdict]:
-    layers = collapsed_layers(health)
-    if not layers:
+    overrun, idle = _overrun(health), health.active < 0.5
+    if overrun.any():
+        text = (
+            f"one expert has over half of the tokens at layer {_listed(overrun)} ({health.top_share.max():.0%} at most)"
+        )
+        yield Verdict("collapse", "bad", text)
+    if idle.any():
+        text = f"under half of the experts are active at layer {_listed(idle)} ({health.active.min():.0%} at least)"
+        yield Verdict("collapse", "bad", text)
+    if not (overrun | idle).any():
         yield Verdict("collapse", "good", f"no collapse: {health.moments.active:.1%} of the experts are active")
-        return
-    where = ", ".join(map(str, layers[:8])) + (" …" if len(layers) > 8 else "")
-    text = (
-        f"collapsed at layer {where}: one expert has over half of the tokens, or under half of the experts are active "
-        f"(hottest expert {health.top_share[layers].max():.0%} of tokens, {health.active[layers].min():.0%} active)"
-    )
-    yield Verdict("collapse", "bad", text)
+
+
+def _listed(layers: np.ndarray) -> str:
+    """Some layers of a mask, as text."""
+    numbers = np.flatnonzero(layers).tolist()
+    return ", ".join(map(str, numbers[:8])) + (" …" if len(numbers) > 8 else "")
 
 
 def _balance(health: Health) -> Iterator[Verdict]:

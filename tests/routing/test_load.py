@@ -100,5 +100,5 @@ def test_tables_come_back_from_their_file(tmp_path):
     assert (back.name, back.top_k, back.source, back.dropped, back.metadata) == ("r1", 2, "counted", 4, {"a": 1})
     ids = np.array([[[0, 1]]], dtype=np.uint8)
     path = write_trace(tmp_path / "trace.safetensors", RouterTrace("t", ids, np.array([0, 1]), experts=4))
-    with pytest.raises(InvalidInput, match=r"trace\.safetensors: a safetensors file, but not one of moesim"):
+    with pytest.raises(InvalidInput, match=r"trace\.safetensors: is a router trace, not a load table"):
         loads.open_load_table(path)

@@ -42,12 +42,13 @@ def test_one_expert_with_half_of_the_tokens_is_a_collapse():
     assert collapsed_layers(seen) == [1]
     verdict = next(verdict for verdict in verdicts(seen) if verdict.topic == "collapse")
     assert verdict.level == "bad"
-    assert "collapsed at layer 1" in verdict.text
+    assert verdict.text.startswith("one expert has over half of the tokens at layer 1 (")
 
 
 def test_half_of_the_experts_idle_is_a_collapse():
     seen = health(dataclasses.replace(a_trace(), experts=80))
     assert collapsed_layers(seen) == [0, 1, 2]
+    assert "under half of the experts are active at layer 0, 1, 2 (40% at least)" in {v.text for v in verdicts(seen)}
 
 
 def test_random_routers_are_told_from_trained_ones():
