@@ -57,11 +57,15 @@ def peak(device: Device, weights: Precision, activations: Precision) -> float:
 
 
 def dtype_distance(one: str, other: str) -> float:
-    """0 for equal dtypes, else 1 + the difference of weight and activation bits: which kernel stands in for another."""
+    """0 for equal dtypes, else 1 + the difference in bits: which kernel stands in for another.
+
+    Activations weigh four times as much as weights: they decide which matrix units run.
+    """
     if one == other:
         return 0.0
     pairs = []
     for dtype in (one, other):
         parts = dtype.split("/") if "/" in dtype else _FORMATS.get(dtype, (dtype, dtype))
         pairs.append([PRECISIONS[part].bits if part in PRECISIONS else 16.0 for part in parts])
-    return 1.0 + sum(abs(a - b) for a, b in zip(*pairs, strict=True))
+    (weights, activations), (other_weights, other_activations) = pairs
+    return 1.0 + abs(weights - other_weights) + 4 * abs(activations - other_activations)

@@ -125,6 +125,7 @@ def test_graphs_drop_the_host_time_of_a_host_bound_kernel():
 def test_dtype_names_round_trip():
     assert all(table_dtype(*formats(dtype)) in DTYPES for dtype in DTYPES)
     assert dtype_distance("fp8", "fp8") == 0 < dtype_distance("fp8", "fp8_block") < dtype_distance("fp8", "bfloat16")
+    assert dtype_distance("int4_wo", "bfloat16") < dtype_distance("int4_wo", "nvfp4")
     with pytest.raises(InvalidInput, match="dtype 'fp3' is unknown"):
         formats("fp3")
 
