@@ -39,9 +39,7 @@ def capture(
         return
     ways = {"--model": model, "--miniature": miniature, "--transformers": transformers, "--shipped": shipped}
     if sum(value is not None for value in ways.values()) != 1:
-        raise InvalidInput(
-            "say what to capture: one of --model NAME, --miniature NAME, --transformers CONFIG --text FILE, --shipped DIR"
-        )
+        raise InvalidInput("say what to capture: one of --model, --miniature, --transformers with --text, --shipped")
     if transformers and text is None:
         raise InvalidInput("--transformers needs --text FILE, which the model reads")
     need_torch()
