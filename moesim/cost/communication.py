@@ -123,6 +123,9 @@ def with_protocols(
     bulk = (found.bulk_fixed_s(steps)[0] + far, found.bulk_wire_s[0] * stretch)
     choices = dict(fit.choices) | ({"host_bound": False} if machine.graphs else {})
     total = float(whole(np.array([sum(low)]), np.array([sum(bulk)]), fit.parameters, choices)[0])
+    if device.kind == "tpu":  # no two protocols to choose from, and no corner between them
+        total = float(sum(bulk))
+    total = max(total, 0.0 if inside else plain.wire_s)
     wire = min(float(min(low, bulk, key=sum)[1]), total)
     return replace(plain, wire_s=wire, latency_s=np.full(plain.ranks.size, total - wire))
 

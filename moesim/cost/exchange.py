@@ -134,8 +134,10 @@ def exchange(
         "experts": experts, "sms": model.sms, "software": fit.key.get("software", ""),
     }  # fmt: skip
     part = share(machine.device, rows, fit.parameters, fit.choices, sent=sent, taken=taken, message=message)
-    own = SCALE_UP if set(SCALE_UP) & set(network.links.kind) else ("pcie",)
-    reached = np.array([part.link if kind in own else model.remote_share for kind in network.links.kind])
+    reached = np.full(network.capacity.size, model.remote_share)
+    of_kind = network.links.of_kind
+    for kind in [kind for kind in SCALE_UP if kind in of_kind] or ["pcie"]:
+        reached[of_kind.get(kind, [])] = part.link
     slower = network.reaching(reached)
     traffic = copies * message
     transfer = collectives.all_to_all(slower, ranks, traffic, fidelity=fidelity, name=phase)

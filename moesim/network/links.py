@@ -19,6 +19,7 @@ class Links:
     """Directed links, all fields [links].
 
     ends: (from, to) node names. kind: ``nvlink``, ``ici`` …; capacity: bytes/s; latency: s. index: link id by its ends.
+    of_kind: ids of the links of each kind.
     A link that is missing from the graph is a dead one: routings look here and go round it.
     """
 
@@ -27,6 +28,7 @@ class Links:
     capacity: np.ndarray
     latency: np.ndarray
     index: dict[tuple[str, str], int]
+    of_kind: dict[str, np.ndarray]
 
     def id(self, source: str, target: str) -> int:
         """Id of the link from one node to the other, −1 if there is none."""
@@ -63,7 +65,10 @@ def read_links(cluster: Cluster) -> Links:
     if problems:
         raise InvalidInput(problems)
     index = {pair: number for number, pair in enumerate(ends)}
-    return Links(tuple(ends), tuple(kinds), np.array(capacity, dtype=float), np.array(latency, dtype=float), index)
+    codes, of_link = np.unique(np.array(kinds, dtype=str), return_inverse=True)
+    of_kind = {str(kind): np.flatnonzero(of_link == code) for code, kind in enumerate(codes)}
+    numbers = (np.array(values, dtype=float) for values in (capacity, latency))
+    return Links(tuple(ends), tuple(kinds), *numbers, index, of_kind)
 
 
 def accumulate(index: np.ndarray, weights: np.ndarray, size: int) -> np.ndarray:
