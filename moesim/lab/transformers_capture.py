@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from moesim.lab.capture import Recorder
 from moesim.lab.routers import Routing
 from moesim.lab.training import Progress, silent
 from moesim.routing.trace import RouterTrace, write_trace
+from moesim.units import format_bytes
 
 ROUTER_CLASS = re.compile(r"(TopK|Topk)Router$|^Llama4Router$")
 ROUTER_NAME = re.compile(r"\.mlp\.router$")
@@ -86,12 +88,30 @@ def load_model(path: Path, rng_seed: int) -> tuple[nn.Module, str]:
         if trained:
             return AutoModelForCausalLM.from_pretrained(path, local_files_only=True).eval(), "trained"
         config = AutoConfig.from_pretrained(path, local_files_only=True)
+        check_memory(config, path)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(rng_seed)  # transformers draws its weights from the global generator
             return AutoModelForCausalLM.from_config(config).eval(), "random"
     except (OSError, ValueError, KeyError, TypeError) as error:
         reason = str(error).strip().split("\n")[0]
         raise InvalidInput(Problem(f"transformers cannot build this model: {reason}", file=str(path))) from None
+
+
+def check_memory(config: object, path: Path) -> None:
+    """Refuse a configuration whose weights exceed this machine's memory, before any is allocated."""
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        weights = sum(p.numel() * p.element_size() for p in AutoModelForCausalLM.from_config(config).parameters())
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if weights > memory:
+        raise InvalidInput(
+            Problem(
+                f"the weights take {format_bytes(weights)}, this machine has {format_bytes(memory)}; write fewer "
+                "num_hidden_layers or a smaller hidden_size (the router geometry may stay)",
+                file=str(path),
+            )
+        )
 
 
 def find_routers(model: nn.Module) -> list[nn.Module]:

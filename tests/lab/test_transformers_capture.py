@@ -114,7 +114,11 @@ def test_llama4_scores_are_read_as_choices(tmp_path, text):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [({"vocab_size": 100}, "cannot take bytes"), ({"model_type": "no_such_model"}, "transformers cannot build")],
+    [
+        ({"vocab_size": 100}, "cannot take bytes"),
+        ({"model_type": "no_such_model"}, "transformers cannot build"),
+        ({"hidden_size": 8192, "intermediate_size": 10**9}, "the weights take 1.57 PB, this machine has"),
+    ],
 )
 def test_bad_configurations_are_explained(change, message, tmp_path, text):
     with pytest.raises(InvalidInput, match=message):

@@ -13,11 +13,11 @@ from moesim.lab.routers.routing import Routing, TokenContext
 class BaseRouter(nn.Module):
     """Affinity x·w_e; in training a balanced assignment of highest total affinity, outside it the best experts.
 
-    BASE layers (Lewis et al. 2021, eqs. 1-3): gate sigmoid(x·w_e), no auxiliary loss. method: ``exact`` solves the
-    linear assignment problem (the paper's auction algorithm approximates it), for batches up to some 1,000 tokens;
-    ``sinkhorn`` takes the best experts of an entropy-regularised plan (S-BASE, Clark et al. 2022, appendix B), nearly
-    balanced and fast. top_k > 1 assigns k times, never the same expert twice. Tokens are matched within the whole
-    batch, so the training loss sees a little of the future; evaluation does not.
+    BASE layers (Lewis et al. 2021): gate sigmoid(x·w_e), no auxiliary loss. method: ``exact`` solves the linear
+    assignment problem (the paper's auction algorithm approximates it), for batches up to some 1,000 tokens;
+    ``sinkhorn`` takes the best experts of an entropy-regularised plan (S-BASE, Clark et al. 2022), nearly balanced and
+    fast. top_k > 1 assigns k times, never the same expert twice. Tokens are matched within the whole batch, so the
+    training loss sees a little of the future; evaluation does not.
     """
 
     def __init__(self, hidden: int, experts: int, top_k: int, *, method: str = "sinkhorn"):

@@ -10,7 +10,7 @@ from moesim.lab.routers.topk import SoftmaxRouter
 
 class ChainRouter(nn.Module):
     """x_t = x_{t-1} + Σ gate · expert(x_{t-1}), t = 1 … passes, with a router of its own for each pass and one set of
-    experts (Chain-of-Experts, Wang et al. 2025, eqs. 4-6).
+    experts (Chain-of-Experts, Wang et al. 2025).
 
     Each pass takes k / passes experts, so a layer does the work of k in all. `MoELayer` walks the passes; each is
     recorded as a layer of the trace, because each dispatches and combines anew.

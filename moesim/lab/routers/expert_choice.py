@@ -9,15 +9,13 @@ from moesim.lab.routers.routing import Routing, TokenContext
 
 
 class ExpertChoiceRouter(nn.Module):
-    """S = softmax(W x) over experts; each expert takes its c·T/N highest tokens, gated by S (Zhou et al. 2022, eq. 1).
+    """S = softmax(W x) over experts; each takes its c·T/N highest tokens, gated by S (Zhou et al. 2022, sec. 3.2).
 
     T tokens, N experts; top_k is c, the mean number of experts a token gets. Choosing among all tokens of a sequence
-    would let the future decide on the past, so each expert chooses among the tokens that stand at one position of
-    their sequences (`causal`; experts then need c · sequences / N ≥ 1 tokens at a position, see below); causal = False
-    chooses over the whole batch as the paper does for encoders, and its language-model loss is then not comparable.
-
-    Where c · sequences is not a multiple of N, neighbouring positions are not mixed; instead the experts that may take
-    one more token rotate with the position, so each gets its share over the sequence.
+    would let the future decide on the past, so with `causal` each expert chooses among the tokens at one position of
+    the batch's sequences. Where c · sequences is not a multiple of N, the experts that may take one token more rotate
+    with the position. causal = False chooses over the whole batch, as the paper does; its language-model loss is then
+    not comparable with that of other routers.
     """
 
     def __init__(self, hidden: int, experts: int, top_k: int, *, causal: bool = True):

@@ -13,9 +13,9 @@ class KMeansRouter(nn.Module):
     """A token goes to its k nearest centroids by cosine; gates are softmax(cosine / temperature) over them.
 
     Centroids follow the tokens assigned to them, μ ← normalise(λ μ + (1 − λ) mean of its unit tokens), the online
-    spherical k-means of the Routing Transformer (Roy et al. 2021, sec. 4.1); gates as in cluster-routed expert models
-    (c-BTM, Gururangan et al. 2023, eq. 2). Clusters are kept of like size by a bias on the choice (± speed a step),
-    where c-BTM solves a balanced assignment.
+    spherical k-means of the Routing Transformer (Roy et al. 2021); gates as in cluster-routed expert models (c-BTM,
+    Gururangan et al. 2023). Clusters are kept of like size by a bias on the choice (± speed a step), where c-BTM solves
+    a balanced assignment.
     """
 
     def __init__(

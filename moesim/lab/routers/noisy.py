@@ -13,9 +13,9 @@ from moesim.lab.routers.routing import Routing, TokenContext
 class NoisyTopKRouter(nn.Module):
     """H = W x + noise · softplus(W_noise x); gates = softmax of the k largest H (Shazeer et al. 2017, eqs. 3-5).
 
-    Losses: importance (eqs. 6-7) and load (appendix A). gumbel: the noise is standard Gumbel without learned scale, so
-    that the choice is a sample without replacement from softmax(W x) (Gumbel top-k, Kool et al. 2019). Noise is drawn
-    in training only.
+    Softplus is raised by .01, so that noise never vanishes. Losses: importance (eqs. 6-7) and load (appendix A).
+    gumbel: the noise is standard Gumbel without learned scale, so that the choice is a sample without replacement from
+    softmax(W x) (Gumbel top-k, Kool et al. 2019). Noise is drawn in training only.
     """
 
     def __init__(

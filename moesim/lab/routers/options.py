@@ -56,7 +56,7 @@ def keep_confident(probabilities: Tensor, threshold: float) -> Tensor:
     """[token, k] bool: experts a token needs until their probabilities sum to `threshold`, at least one.
 
     probabilities: [token, k], best first. Dynamic routing of Huang et al. (2024), "Harder tasks need more experts",
-    eq. 6, with k as the most.
+    with k as the most.
     """
     reached = probabilities.detach().cumsum(dim=1) - probabilities.detach()
     return reached < threshold

@@ -42,11 +42,12 @@ class SlotRouting:
 class SoftMoERouter(nn.Module):
     """Slots are softmax-weighted means of tokens, outputs softmax-weighted means of slots (Soft MoE, Puigcerver 2023).
 
-    logits = normalise(x) · scale · normalise(Φ), Φ [hidden, slot] (algorithm 1 and sec. 2.3). The number of slots is
-    top_k · tokens / experts each, so a layer does the work of top_k experts a token. Mixing a sequence would let every
-    token see its future; `causal` mixes the tokens that stand at one position of the batch's sequences instead
-    (Mixture of Tokens, Antoniak et al. 2023). causal = False mixes each sequence, as the paper does for images; a
-    language-model loss is then not comparable. `sequences`, `positions`: the batch shape that fixes the slots.
+    logits = normalise(x) · scale · normalise(Φ), Φ [hidden, slot] (algorithm 1, with the normalisation of sec. 2.3).
+    The number of slots is top_k · tokens / experts each, so a layer does the work of top_k experts a token. Mixing a
+    sequence would let every token see its future; `causal` mixes the tokens that stand at one position of the batch's
+    sequences instead (Mixture of Tokens, Antoniak et al. 2023). causal = False mixes each sequence, as the paper does
+    for images; a language-model loss is then not comparable. `sequences`, `positions`: the batch shape that fixes the
+    slots.
     """
 
     def __init__(

@@ -79,7 +79,8 @@ class GShardRouter(nn.Module):
     """Top-2 with a second expert that is used at random (GShard, Lepikhin et al. 2020, algorithm 1).
 
     Gates p1, p2 of the two most probable experts are divided by p1 + p2. In training the second is used with
-    probability min(1, 2 p2) of the divided gate; outside it always is. The balance loss counts first choices only.
+    probability min(1, 2 p2) of the divided gate; outside it always is. The balance loss counts first choices only, and
+    is scaled as Switch's (1 when balanced).
     top_k is ignored: it is 2 by definition.
     """
 
