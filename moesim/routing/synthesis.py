@@ -18,7 +18,7 @@ from moesim.errors import InvalidInput, Problem
 from moesim.routing.choice import draw_independent
 from moesim.routing.health import Moments, load_moments, moments
 from moesim.routing.latent import Geometry, draw, fit
-from moesim.routing.load import LoadTable, expert_load, gini, hottest_rank
+from moesim.routing.load import LoadTable, expert_load, gini, group_correlation, hottest_rank
 from moesim.routing.replay import Routes
 from moesim.routing.trace import RouterTrace, expert_dtype
 
@@ -170,7 +170,8 @@ def moved_load(load: np.ndarray, geometry: Geometry, groups: int, rng: np.random
     """Loads [layer, expert] of another geometry with the same distribution over experts, layer by relative depth.
 
     Unchanged where the geometry is the same. Otherwise the log-loads of the nearest layer, sorted, are interpolated to
-    the number of experts and dealt out at random: which expert is hot means nothing in another model.
+    the number of experts and dealt out at random: which expert is hot means nothing in another model. Hot experts stay
+    together in routing groups as much as they did (`moesim.routing.load.group_correlation`).
     """
     layers, experts = load.shape
     if (layers, experts) == (geometry.layers, geometry.experts):
@@ -181,7 +182,13 @@ def moved_load(load: np.ndarray, geometry: Geometry, groups: int, rng: np.random
     logs = np.log(np.maximum(np.sort(load, axis=1), 0.5))
     old, new = ((np.arange(count) + 0.5) / count for count in (experts, geometry.experts))
     stretched = np.stack([np.interp(new, old, logs[layer]) for layer in nearest])
-    return np.exp(rng.permuted(stretched, axis=1))
+    together = 0.0
+    if groups > 1 and geometry.groups > 1:
+        together = float(np.clip(np.nanmean(group_correlation(load, groups)), 0, 1))
+    heat = np.sqrt(1 - together) * rng.standard_normal(stretched.shape)
+    of_group = rng.standard_normal((geometry.layers, geometry.groups))
+    heat += np.sqrt(together) * np.repeat(of_group, geometry.experts // geometry.groups, axis=1)
+    return np.exp(np.take_along_axis(stretched, heat.argsort(axis=1).argsort(axis=1), axis=1))
 
 
 def _independent(

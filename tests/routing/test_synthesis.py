@@ -128,6 +128,15 @@ def test_moved_loads_keep_their_distribution():
     assert loads.max_over_mean(wider).mean() == pytest.approx(loads.max_over_mean(load).mean(), rel=0.1)
 
 
+def test_moved_loads_keep_hot_experts_in_their_groups():
+    load = synthesis.lognormal_load(60, 64, 0.7, {8: 0.4}, rng()) * 1000
+    kept = synthesis.moved_load(load, Geometry(60, 256, 2, groups=8), 8, rng())
+    wanted = loads.group_correlation(load, 8).mean()
+    assert loads.group_correlation(kept, 8).mean() == pytest.approx(wanted, abs=0.1)
+    lost = synthesis.moved_load(load, Geometry(60, 256, 2, groups=8), 1, rng())
+    assert loads.group_correlation(lost, 8).mean() == pytest.approx(0, abs=0.05)
+
+
 @pytest.mark.parametrize("workload", ["decode_in1000out1000", "prefill_in4096", "prefill_in512"])
 def test_deepseek_r1_is_met_by_bootstrap_and_by_lognormal_with_groups(deepseek_r1_loads, workload):
     """Hottest ranks within 10 %; the lognormal's single hottest expert falls short, and is not asked for."""
