@@ -53,17 +53,20 @@ _CHUNK = 512  # rows searched at once: the candidates of a chunk stay in a CPU c
 
 def gemm(
     machine: Machine, m: object, n: object, k: object, *, weights: Precision, activations: Precision,
-    sparse_2_4: bool = False,
+    quantise: bool = True, sparse_2_4: bool = False,
 ) -> Cost:  # fmt: skip
     """Cost of out[m, n] = activations[m, k] · weights[k, n]; m, n, k broadcast, rows of m = 0 cost nothing.
 
-    sparse_2_4: two of four weights are zero (NVIDIA A100 whitepaper): half the products, half the weights with a 2-bit
-    index each, all of the activations. It keeps the dense kernel's efficiencies, which no measurement here supports.
+    quantise: the kernel's pass over its activations, which tables of narrow dtypes include; False where another kernel
+    has quantised them already. sparse_2_4: two of four weights are zero (NVIDIA A100 whitepaper): half the products,
+    half the weights with a 2-bit index each, all of the activations. It keeps the dense kernel's efficiencies, which no
+    measurement here supports.
     """
     m, n, k = np.broadcast_arrays(*(np.asarray(size, dtype=float) for size in (m, n, k)))
     dtype = table_dtype(weights, activations)
     kept = k / 2 if sparse_2_4 else k
-    cost = estimate(machine, GEMM, {"m": np.maximum(m, 1), "n": n, "k": kept, "dtype": dtype}, {"dtype": dtype})
+    rows = {"m": np.maximum(m, 1), "n": n, "k": kept, "dtype": dtype, "quantise": float(quantise)}
+    cost = estimate(machine, GEMM, rows, {"dtype": dtype})
     unseen_bytes = (k - kept) * (m * activations.bytes + n * 2 / 8)
     some, more = (m > 0).astype(float), unseen_bytes / machine.device.hbm_bytes_per_s
     return Cost(*(some * (seconds + more) for seconds in (cost.seconds, cost.low, cost.high)), cost.limit)
@@ -85,8 +88,10 @@ def predict(device: Device, rows: Rows, parameters: Mapping[str, float], choices
     tile_s = (
         _with_dram(device, rows, p, _grid_time(device, rows, p)) if chosen else _search(device, rows, p, choices)[0]
     )
-    seconds = p["t0"] + tile_s + p["c_a"] * m * k / device.hbm_bytes_per_s + p["c_r"] * m / device.cores
-    ragged = np.where(m % 4 > 0, p["t_u"], 0.0)
+    quantise = np.asarray(rows.get("quantise", 1.0))
+    passed_s = quantise * (p["c_a"] * m * k / device.hbm_bytes_per_s + p["c_r"] * m / device.cores)
+    ragged = quantise * np.where(m % 4 > 0, p["t_u"], 0.0)
+    seconds = p["t0"] + tile_s + passed_s
     return (seconds**8 + (p["t_h"] + ragged) ** 8) ** 0.125 if choices["host_bound"] else seconds + ragged
 
 

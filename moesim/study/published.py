@@ -5,8 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 
+import numpy as np
 import pandas as pd
 
+from moesim.cost.calibration import answer, machine_for
+from moesim.cost.gemm import GEMM
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
 from moesim.study.validate import predict_table
@@ -17,6 +20,8 @@ _HARDWARE = {
     "TPU7x Ironwood": "tpu_v7x",
 }  # fmt: skip
 _DTYPE = {"FP8": "fp8_block", "FP4": "nvfp4", "NVFP4": "nvfp4", "bf16": "bfloat16"}
+# Who published it -> the measured kernel that is the same code, or that calls it
+_KERNEL = {"DeepGEMM": "sglang_deepgemm_gemm_nt_f8f8bf16", "cuBLASLt": "torch_flow", "JAX": "linear"}
 _DENSE = re.compile(r"dense GEMM throughput M=(\d+) N=(\d+) K=(\d+)")
 _SQUARE = re.compile(r"GEMM throughput (\d+)(?:\^3)?$")
 _CONTIGUOUS = re.compile(r"grouped GEMM contiguous throughput groups=(\d+) M/group=(\d+) N=(\d+) K=(\d+)")
@@ -30,16 +35,26 @@ def published_kernels(figures: Iterable[Mapping[str, object]], lookup: Callable[
     source, hardware, what, published_s, predicted_s, low_s, high_s, note, reason. Figures of other kinds, of devices
     without a profile and "up to" figures without sizes are left out.
     """
-    rows = [row for figure in figures if figure.get("kind") == "kernel" for row in _row(figure)]
-    parts = []
-    for kind in ("gemm", "moe"):
-        some = pd.DataFrame([row for row in rows if row["table"] == kind])
-        if len(some):
-            some = some[[_known(name, lookup) for name in some["hardware"]]]
-            parts.append(predict_table(some.reset_index(drop=True), lookup))
-    found = pd.concat(parts)
+    rows = pd.DataFrame([row for figure in figures if figure.get("kind") == "kernel" for row in _row(figure)])
+    rows = rows[[_known(name, lookup) for name in rows["hardware"]]]
+    products, experts = rows[rows["table"] == "gemm"], rows[rows["table"] == "moe"]
+    found = pd.concat([_products(products, lookup), predict_table(experts.reset_index(drop=True), lookup)])
     columns = ["id", "source", "hardware", "what", "published_s", "predicted_s", "low_s", "high_s", "note", "reason"]
     return found[columns].reset_index(drop=True)
+
+
+def _products(rows: pd.DataFrame, lookup: Callable[[str], Hardware]) -> pd.DataFrame:
+    """Products as their authors time them: operands quantised before, and kernels replayed without a host."""
+    parts = []
+    for (hardware, dtype, kernel), part in rows.groupby(["hardware", "dtype", "kernel"]):
+        machine = machine_for(lookup(hardware), None, lookup)
+        columns = {column: part[column].to_numpy(float) for column in ("m", "n", "k")}
+        columns |= {"dtype": np.full(len(part), dtype), "quantise": np.zeros(len(part))}
+        given = answer(machine, GEMM, columns, {"dtype": dtype, "kernel": kernel})
+        note = " ".join(given.fits[0].key.values()) or "uncalibrated: stated defaults"
+        cost = given.cost
+        parts.append(part.assign(predicted_s=cost.seconds, low_s=cost.low, high_s=cost.high, note=note, reason=""))
+    return pd.concat(parts)
 
 
 def _known(name: str, lookup: Callable[[str], Hardware]) -> bool:
@@ -56,7 +71,7 @@ def _row(figure: Mapping[str, object]) -> list[dict[str, object]]:
         return []
     metric, value = str(figure["metric"]), float(figure["value"])
     base = {"id": figure["id"], "source": figure["source"], "what": metric, "hardware": hardware, "dtype": dtype}
-    base |= {"software": str(figure["software"]), "kernel": str(figure["software"])}
+    base |= {"software": str(figure["software"]), "kernel": _KERNEL.get(str(figure["software"]).split()[0], "")}
     sizes = None
     if match := _DENSE.match(metric):
         sizes = [int(size) for size in match.groups()]

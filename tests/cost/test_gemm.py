@@ -94,6 +94,12 @@ def test_sparse_weights_halve_products_and_not_activations():
     assert thin.seconds > 0.8 * lone.seconds  # the activations set the time
 
 
+def test_activations_that_are_quantised_already_save_the_pass():
+    whole, rest = (gemm(MACHINE, 4096, 4096, 4096, weights=FP8, activations=FP8, quantise=q) for q in (True, False))
+    p = default_fit(GEMM).parameters
+    assert whole.seconds - rest.seconds == pytest.approx(p["c_a"] * 4096**2 / 4e12 + p["c_r"] * 4096 / 100)
+
+
 def test_shapes_broadcast_and_empty_batches_cost_nothing():
     cost = gemm(MACHINE, [[0, 1], [64, 4096]], [4096, 4096], 7168, weights=FP8, activations=FP8)
     assert cost.seconds.shape == (2, 2)
