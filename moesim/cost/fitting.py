@@ -14,7 +14,8 @@ How to write one (`moesim.cost.gemm` is the example):
    Relative quantities (share of peak, share of bandwidth) carry over to sibling hardware, absolute times do too.
    Call the fixed time of one launch ``t0``: it decides whether a cost counts as limited by launch.
 4. ``choices``: few discrete options (tile rule, split-K), first option = default. All are refitted in every fold.
-5. Optional ``prepare(device, rows) -> rows``: adds columns that are dear to compute and do not depend on parameters.
+5. Optional ``prepare(device, rows) -> rows``: adds columns that are dear to compute and do not depend on parameters; it
+   must leave rows that it has prepared before as they are.
 6. Optional ``select(device, rows, parameters, choices) -> rows``: adds columns that hold the kernel's own choice at
    these parameters (the fastest tile of each row); ``predict`` then uses these columns instead of searching. The
    derivative of a minimum is the derivative at its argument, so the Jacobian needs no search: ten times faster.
@@ -196,21 +197,23 @@ def fit(family: Family, device: Device, rows: Rows, key: Mapping[str, str], *, s
 
 
 def cross_validate(
-    family: Family, device: Device, rows: Rows, key: Mapping[str, str], *, folds: int = 5, search_rows: int = 600
+    family: Family, device: Device, rows: Rows, key: Mapping[str, str], *, folds: int = 5, most_rows: int = 1500
 ) -> np.ndarray:
     """[rows] seconds predicted for each row by a fit that never saw its shape; NaN if there is a single shape.
 
-    Continuous parameters and discrete choices are both refitted in every fold, from the generic start.
+    Continuous parameters and discrete choices are both refitted in every fold, from the generic start, on a random draw
+    of at most ``most_rows`` rows of the other shapes: a hundred a parameter, and every held-out row is predicted.
     """
-    seconds = np.asarray(rows[family.measured], dtype=float)
     fold = shape_folds(family, rows, folds)
-    held_out = np.full(len(seconds), np.nan)
+    held_out = np.full(len(fold), np.nan)
     if fold.max(initial=0) == 0:
         return held_out
+    if family.prepare is not None:
+        rows = family.prepare(device, rows)
     for index in range(fold.max() + 1):
-        train, test = take(rows, fold != index), take(rows, fold == index)
-        fitted = fit(family, device, train, key, search_rows=search_rows)
-        held_out[fold == index] = predict(family, device, test, fitted).seconds
+        others = np.random.default_rng(index).permutation(np.flatnonzero(fold != index))[:most_rows]
+        fitted = fit(family, device, take(rows, others), key, search_rows=400)
+        held_out[fold == index] = predict(family, device, take(rows, fold == index), fitted).seconds
     return held_out
 
 
