@@ -105,7 +105,7 @@ def lognormal_load(
 
 
 def fit_lognormal(table: LoadTable, rng: np.random.Generator) -> dict:
-    """sigma and clusters, as `lognormal` takes them, nearest to a table's max/mean, Gini and hottest ranks (`CLUSTERS`).
+    """sigma and clusters, as `lognormal` takes them, nearest to a table's max/mean, Gini and hottest ranks.
 
     Moment estimates of the logs would not do: real loads have a heavier hot tail than a lognormal, and the hottest rank
     is what a cluster waits for. Three variances are fitted to four figures, on simulated loads. On DeepSeek-R1 the
