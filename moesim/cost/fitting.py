@@ -19,6 +19,7 @@ How to write one (`moesim.cost.gemm` is the example):
 6. Optional ``select(device, rows, parameters, choices) -> rows``: adds columns that hold the kernel's own choice at
    these parameters (the fastest tile of each row); ``predict`` then uses these columns instead of searching. The
    derivative of a minimum is the derivative at its argument, so the Jacobian needs no search: ten times faster.
+7. Optional ``starts(key) -> {parameter: start}``: generic values that differ by kind of kernel, known from its key.
 
 Fits minimise a soft-L1 loss of log(prediction / measurement), because measured tables hold isolated rows several times
 too slow (failed kernel choices), which squares would chase.
@@ -38,8 +39,9 @@ Rows = Mapping[str, np.ndarray]
 
 COVERAGE = 0.8  # of every interval
 LOSS_SCALE = 0.1  # log error from which the loss grows linearly: kernels repeat to some 5 %
-UNCALIBRATED = (0.5, 2.0)  # interval of a device that nobody measured: fits.md, across GPU generations, P90 49-63 %
-BORROWED = 1.35  # half-width of an interval in logs grows by this when a sibling's fit is used (fits.md, section 1)
+UNCALIBRATED = (0.5, 2.0)  # interval of a device that nobody measured: the measurements' trial: across GPU generations P90 is 49-63 %
+ONE_SHAPE = 1.2  # intervals widen by this, in logs, when no shape could be held out (experts: P90 26 to 31 %)
+BORROWED = 1.35  # half-width of an interval in logs grows by this when a sibling's fit is used (P90 18 to 28 %, the trial)
 PER_DOUBLING = 0.10  # and by this much, in log seconds, for each doubling outside the calibrated range
 
 
@@ -91,6 +93,7 @@ class Family:
     prepare: Callable[[Device, Rows], Rows] | None = None
     select: Callable[[Device, Rows, Mapping[str, float], Mapping[str, object]], Rows] | None = None
     variants: Mapping[str, Variant] = field(default_factory=dict)  # Device.kind -> its own equation
+    starts: Callable[[Mapping[str, str]], Mapping[str, float]] | None = None
 
 
 def family_on(family: Family, device: Device) -> Family:
@@ -99,7 +102,7 @@ def family_on(family: Family, device: Device) -> Family:
     if variant is None:
         return family
     own = {"predict": variant.predict, "parameters": variant.parameters}
-    return replace(family, **own, choices={}, select=None, variants={})
+    return replace(family, **own, choices={}, select=None, variants={}, starts=None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +159,14 @@ def predict(family: Family, device: Device, rows: Rows, fit: Fit) -> Prediction:
     return Prediction(seconds, low, high, memory_s, compute_s, outside)
 
 
+def _started(family: Family, key: Mapping[str, str]) -> Family:
+    """The family with the generic values of one kernel as starts."""
+    if family.starts is None:
+        return family
+    own = {name: replace(family.parameters[name], start=start) for name, start in family.starts(key).items()}
+    return replace(family, parameters={**family.parameters, **own})
+
+
 def doublings_outside(rows: Rows, calibrated: Mapping[str, tuple[float, float]]) -> np.ndarray:
     """[rows] how far a row lies outside the calibrated range: doublings, summed over columns; 0 inside."""
     total = np.zeros(len(next(iter(rows.values()))))
@@ -173,7 +184,7 @@ def fit(family: Family, device: Device, rows: Rows, key: Mapping[str, str], *, s
     search_rows: the discrete choices are compared on at most this many rows, drawn at random; the final fit uses all
     rows. Raises InvalidInput when the rows cannot determine a fit.
     """
-    family = family_on(family, device)
+    family = _started(family_on(family, device), key)
     seconds = np.asarray(rows[family.measured], dtype=float)
     check_fittable(family, rows, key)
     if family.prepare is not None:
@@ -218,10 +229,13 @@ def cross_validate(
 
 
 def with_held_out(fitted: Fit, held_out: np.ndarray, seconds: np.ndarray) -> Fit:
-    """The same fit with the error and the interval of held-out shapes instead of in-sample ones."""
+    """The same fit with the error and the interval of held-out shapes instead of in-sample ones.
+
+    A kernel of a single shape keeps its in-sample error and gets a wider interval.
+    """
     known = np.isfinite(held_out)
     if not known.any():
-        return fitted
+        return _widened(fitted, ONE_SHAPE)
     interval = conformal_interval(np.log(seconds[known] / held_out[known]))
     error = absolute_errors(held_out[known], seconds[known])
     return replace(fitted, error=error, held_out=True, interval=interval)
@@ -229,8 +243,12 @@ def with_held_out(fitted: Fit, held_out: np.ndarray, seconds: np.ndarray) -> Fit
 
 def borrowed(fitted: Fit) -> Fit:
     """A sibling's fit for another device: relative efficiencies and fixed times stay, the interval widens."""
+    return _widened(fitted, BORROWED)
+
+
+def _widened(fitted: Fit, factor: float) -> Fit:
     low, high = fitted.interval
-    return replace(fitted, interval=(float(low**BORROWED), float(high**BORROWED)))
+    return replace(fitted, interval=(float(low**factor), float(high**factor)))
 
 
 def conformal_interval(log_residuals: np.ndarray, coverage: float = COVERAGE) -> tuple[float, float]:
