@@ -151,8 +151,8 @@ class Network:
 
     def nearest_latency(self, ranks: np.ndarray) -> float:
         """Seconds between the two nearest of the first group's ranks [groups, members]; 0 for a group of one."""
-        others = ranks[0, 1:]
-        return float(self.latency(ranks[0, :1], others).min()) if others.size else 0.0
+        first, others = ranks[0, :1], ranks[0, 1:]
+        return float(self.latency(first, others).min()) if others.size else 0.0
 
     def _refuse_unreachable(self, source: np.ndarray, target: np.ndarray, amount: np.ndarray) -> None:
         stuck = ~self.routes.reachable(source, target) & (amount > 0)

@@ -14,6 +14,7 @@ Between slices (tori that share no links) messages leave by the chip's NIC and t
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,8 @@ class Dimension:
     lead, tail: [ranks]; the stretch that a pair travels in this dimension is numbered ``lead[source] + tail[target]``,
     which is ring·n² + from·n + to. up, down: [rings, n] link leaving each position upwards and downwards, −1 = none.
     share_up, share_down: [rings, n²] part of a stretch's traffic that goes each way; both 0 where neither is open.
-    crossed_up, crossed_down: [n², n] whether a stretch crosses the link leaving a position.
+    crossed_up, crossed_down: [n², n] whether a stretch crosses the link leaving a position. n: positions of a ring.
+    per_slice: rings of a slice.
     """
 
     lead: np.ndarray
@@ -41,6 +43,14 @@ class Dimension:
     share_down: np.ndarray
     crossed_up: np.ndarray
     crossed_down: np.ndarray
+    n: int
+    per_slice: int
+
+    def rows(self, slices: tuple[int, int]) -> tuple[slice, int, int]:
+        """Rings of the slices from first to before last, their first stretch, and how many stretches they have."""
+        first, last = (border * self.per_slice for border in slices)
+        stretches = self.n * self.n
+        return slice(first, last), first * stretches, (last - first) * stretches
 
     def ways(self):
         """(links, share, crossed) upwards, then downwards."""
@@ -52,7 +62,7 @@ class Torus:
     """Dimension-order routes.
 
     shape: positions in each dimension. coordinates: [ranks, dimensions]. slice_of: [ranks]. out, back: [ranks, 2] links
-    device → NIC → switch and back, −1 = none.
+    device → NIC → switch and back, −1 = none. delays: for each dimension seconds along each stretch.
     """
 
     links: Links
@@ -62,6 +72,7 @@ class Torus:
     dimensions: tuple[Dimension, ...]
     out: np.ndarray
     back: np.ndarray
+    delays: Sequence[np.ndarray]
     complete: bool
 
     def load(self, source: np.ndarray, target: np.ndarray, traffic: np.ndarray) -> np.ndarray:
@@ -73,19 +84,24 @@ class Torus:
             sent, received = accumulate(source, far, ranks), accumulate(target, far, ranks)
             load[:-1] = onto(self.links, (self.out, np.stack([sent] * 2, 1)), (self.back, np.stack([received] * 2, 1)))
             traffic = np.where(away, 0.0, traffic)
+        slices = self._slices(source)
         for d in self.dimensions:
-            stretch = accumulate(d.lead[source] + d.tail[target], traffic, d.share_up.size).reshape(d.share_up.shape)
+            rows, begin, size = d.rows(slices)
+            stretch = accumulate(d.lead[source] + d.tail[target] - begin, traffic, size).reshape(-1, d.n * d.n)
             for ids, share, crossed in d.ways():
-                np.add.at(load, ids.ravel(), ((stretch * share) @ crossed).ravel())
+                load[ids[rows]] += (stretch * share[rows]) @ crossed  # ids of a way differ, but for the −1 at the end
         return load[:-1]
 
     def worst(self, value: np.ndarray) -> Lookup:
         """Largest value of a link on the way of pairs, see `Routes`."""
-        tables = self._tables(value, np.maximum)
+        tables: dict[tuple[int, int], list[np.ndarray]] = {}  # made for the slices that are asked for
         out, back = at(value, self.out).max(axis=1), at(value, self.back).max(axis=1)
 
         def look_up(source: np.ndarray, target: np.ndarray) -> np.ndarray:
-            near = self._over_dimensions(tables, source, target, np.maximum)
+            slices = self._slices(source)
+            if slices not in tables:
+                tables[slices] = _tables(self.dimensions, value, np.maximum, slices)
+            near = self._over_dimensions(tables[slices], source, target, np.maximum, slices)
             away = self._away(source, target)
             return near if away is None else np.where(away, np.maximum(out[source], back[target]), near)
 
@@ -93,32 +109,31 @@ class Torus:
 
     def latency(self, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         """Seconds from end to end of each pair, see `Routes`."""
-        delay = self.links.latency
-        near = self._over_dimensions(self._tables(delay, np.add), source, target, np.add)
+        delay, everything = self.links.latency, (0, int(self.slice_of[-1]) + 1)
+        near = self._over_dimensions(self.delays, source, target, np.add, everything)
         away = self._away(source, target)
         if away is None:
             return near
         far = at(delay, self.out).sum(axis=1)[source] + at(delay, self.back).sum(axis=1)[target]
         return np.where(away, far, near)
 
-    def _tables(self, value: np.ndarray, combine: np.ufunc) -> list[np.ndarray]:
-        """For each dimension what `combine` makes of the links of each stretch, the worse of the ways in use."""
-        padded = np.append(value, 0.0)
-        tables = []
-        for d in self.dimensions:
-            ways = zip(d.ways(), (1, -1), strict=True)
-            found = [np.where(share > 0, _along(padded[ids], way, combine), 0.0) for (ids, share, _), way in ways]
-            tables.append(np.maximum(*found).ravel())
-        return tables
-
     def _over_dimensions(
-        self, tables: list[np.ndarray], source: np.ndarray, target: np.ndarray, combine: np.ufunc
+        self,
+        tables: Sequence[np.ndarray],
+        source: np.ndarray,
+        target: np.ndarray,
+        combine: np.ufunc,
+        slices: tuple[int, int],
     ) -> np.ndarray:
-        """Combine what the tables say about the stretches of each pair."""
+        """Combine what the tables of some slices say about the stretches of each pair."""
         result = np.zeros(np.broadcast_shapes(source.shape, target.shape))
         for d, table in zip(self.dimensions, tables, strict=True):
-            combine(result, table[d.lead[source] + d.tail[target]], out=result)
+            combine(result, table[d.lead[source] + d.tail[target] - d.rows(slices)[1]], out=result)
         return result
+
+    def _slices(self, source: np.ndarray) -> tuple[int, int]:
+        """The first slice of the sources, and the one after their last: stretches belong to the source's slice."""
+        return int(self.slice_of[source.min()]), int(self.slice_of[source.max()]) + 1
 
     def _away(self, source: np.ndarray, target: np.ndarray) -> np.ndarray | None:
         """Pairs in different slices; None if there are none."""
@@ -153,6 +168,21 @@ class Torus:
                 pair, position = np.nonzero(crossed[stretch] & (part > 0)[:, None])
                 parts.append((here[pair], ids[ring[pair], position], part[pair]))
         return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+
+
+def _tables(
+    dimensions: Sequence[Dimension], value: np.ndarray, combine: np.ufunc, slices: tuple[int, int]
+) -> list[np.ndarray]:
+    """For each dimension what `combine` makes of the links of each stretch, the worse of the ways in use."""
+    padded, tables = np.append(value, 0.0), []
+    for d in dimensions:
+        rows = d.rows(slices)[0]
+        ways = zip(d.ways(), (1, -1), strict=True)
+        found = [
+            np.where(share[rows] > 0, _along(padded[ids[rows]], way, combine), 0.0) for (ids, share, _), way in ways
+        ]
+        tables.append(np.maximum(*found).ravel())
+    return tables
 
 
 def _along(value: np.ndarray, way: int, combine: np.ufunc) -> np.ndarray:
@@ -195,9 +225,12 @@ def dimension_order(cluster: Cluster, links: Links) -> Torus:
     )
     _check_neighbours(links, dimensions)
     going_everywhere = all(((d.share_up + d.share_down > 0) | ~d.crossed_up.any(axis=1)).all() for d in dimensions)
-    complete = bool(going_everywhere and cluster.ranks == size)
     out, back, _ = nic_ports(cluster, links)
-    return Torus(links, shape, coordinates, slice_of, dimensions, out, back, complete)
+    joined = cluster.ranks == size or bool((out >= 0).all() and (back >= 0).all())
+    delays = _tables(dimensions, links.latency, np.add, (0, cluster.ranks // size))
+    return Torus(
+        links, shape, coordinates, slice_of, dimensions, out, back, delays, complete=bool(going_everywhere and joined)
+    )
 
 
 def _dimension(cluster, links, shape, coordinates, slice_of, axis, ties) -> Dimension:
@@ -235,7 +268,8 @@ def _dimension(cluster, links, shape, coordinates, slice_of, axis, ties) -> Dime
     moving = length_up > 0
     share_up = np.where(open_up & open_down, prefer_up, open_up.astype(float)) * moving
     share_down = np.where(open_up & open_down, 1 - prefer_up, open_down.astype(float)) * moving
-    return Dimension(lead, tail, up, down, share_up, share_down, crossed_up, crossed_down)
+    per_slice = int(np.prod(shape)) // n
+    return Dimension(lead, tail, up, down, share_up, share_down, crossed_up, crossed_down, n, per_slice)
 
 
 def _check_neighbours(links: Links, dimensions: tuple[Dimension, ...]) -> None:
