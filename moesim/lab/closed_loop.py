@@ -6,7 +6,7 @@ routing. The routing is given, not computed, so that it can be balanced, skewed,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from moesim.lab.expert_parallel import ExpertWeights, moe_layer
-from moesim.lab.stopwatch import Place, Worker
+from moesim.lab.place import Call, Place, Worker
 from moesim.routing.choice import draw_independent
 from moesim.routing.replay import replay
 from moesim.routing.trace import RouterTrace
@@ -42,7 +42,6 @@ class Pass:
     ffn: int
     experts: int
     ids: np.ndarray
-    meets: bool = True
 
     @property
     def key(self) -> str:
@@ -51,7 +50,7 @@ class Pass:
         shape = f"{self.processes}x{self.tokens} {self.hidden} {self.ffn} {self.experts}"
         return f"pass {self.model} {self.routing} {shape} {digest:08x}"
 
-    def prepare(self, worker: Worker) -> Callable[[], torch.Tensor]:
+    def prepare(self, worker: Worker) -> Call:
         """The pass on cold weights, one set a layer and call."""
         mine = slice(worker.rank * self.tokens, (worker.rank + 1) * self.tokens)
         ids = torch.from_numpy(self.ids[:, mine].astype(np.int64)).to(worker.device)
@@ -66,7 +65,7 @@ class Pass:
                 out = out + moe_layer(out, chosen, gates, weights, group)
             return out
 
-        return run
+        return Call(run)
 
 
 def passes(

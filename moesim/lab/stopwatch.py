@@ -13,118 +13,23 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Protocol
 
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as multiprocessing
-from torch import Tensor
 
 from moesim.errors import InvalidInput, Problem
+from moesim.lab.place import Call, Place, Task, Worker
 
 Progress = Callable[[str, int, int], None]  # (what is being done, timings done, timings in all)
 
 _ROUND_S = 0.05  # spent on the samples of one task in one round
 _SAMPLES = (3, 15)  # fewest and most samples of one task in one round
-_COLD_BYTES = 96 * 2**20  # weights that a worker cycles through, unless the cache asks for more
 _PATIENCE = timedelta(minutes=5)  # of a rank that waits for another
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where things are timed. device: ``cpu`` or ``cuda``. processes: one a GPU, or CPU processes of one thread each.
-
-    cache_bytes: last-level cache, None where unknown.
-    """
-
-    device: str
-    processes: int
-    cache_bytes: float | None = None
-
-    @property
-    def backend(self) -> str:
-        """Backend of torch.distributed."""
-        return "nccl" if self.device == "cuda" else "gloo"
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """What is multiplied and sent: BF16 on GPUs, FP32 on CPUs (not all CPUs have BF16 units)."""
-        return torch.bfloat16 if self.device == "cuda" else torch.float32
-
-    @property
-    def pool_bytes(self) -> int:
-        """Memory that a worker takes its weights from, more than any cache holds."""
-        return int(max(_COLD_BYTES, 3 * (self.cache_bytes or 0)))
-
-    @property
-    def calls(self) -> int:
-        """Calls timed as one sample: GPU kernels run behind the host, so a single call would time the host."""
-        return 10 if self.device == "cuda" else 1
-
-
-@dataclass(slots=True, eq=False)
-class Worker:
-    """One process of a `Place`, as tasks see it. pool: memory that no cache holds as a whole."""
-
-    place: Place
-    rank: int
-    device: torch.device
-    pool: Tensor
-    groups: dict[int, dist.ProcessGroup | None] = field(default_factory=dict)
-    _next: int = 0
-
-    def cold(self, *shape: int) -> Tensor:
-        """A tensor of a shape whose elements have long left the cache, as weights of a deep model have."""
-        size = torch.Size(shape).numel()
-        if size > len(self.pool):
-            raise InvalidInput(f"a task needs {size} elements of cold memory; a worker holds {len(self.pool)}")
-        if self._next + size > len(self.pool):
-            self._next = 0
-        part = self.pool[self._next : self._next + size]
-        self._next += -(-size // 64) * 64
-        return part.view(shape)
-
-    def warm(self, *shape: int) -> Tensor:
-        """A tensor of its own, which calls share, as the outputs of a kernel just before."""
-        return torch.rand(shape, device=self.device).to(self.place.dtype)
-
-
-class Task(Protocol):
-    """Something to time. key: names it in results and files. processes: ranks that run it, the first ones.
-
-    meets: whether ranks wait for each other inside, so that its time ends on the last of them.
-    """
-
-    key: str
-    processes: int
-    meets: bool
-
-    def prepare(self, worker: Worker) -> Callable[[], object]:
-        """What is timed, with everything that is not already done."""
-
-
-def this_machine(device: str | None = None, processes: int | None = None) -> Place:
-    """GPUs where there are any, else two CPU processes. Raises InvalidInput for a device that torch does not see."""
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise InvalidInput("torch sees no CUDA device here; write cpu")
-    if device not in ("cpu", "cuda"):
-        raise InvalidInput(f"device {device!r} is unknown; write cpu or cuda")
-    if device == "cuda":
-        cache = getattr(torch.cuda.get_device_properties(0), "L2_cache_size", None)
-        return Place(device, processes or torch.cuda.device_count(), float(cache) if cache else None)
-    return Place(device, processes or 2, cpu_cache_bytes())
-
-
-def cpu_cache_bytes(root: Path = Path("/sys/devices/system/cpu/cpu0/cache")) -> float | None:
-    """Last-level cache as Linux tells it, None elsewhere."""
-    sizes = [path.read_text().strip() for path in root.glob("index*/size")]
-    scale = {"K": 2**10, "M": 2**20}
-    return max((float(size[:-1]) * scale[size[-1]] for size in sizes if size[-1:] in scale), default=None)
 
 
 def time_tasks(
@@ -195,6 +100,7 @@ def _work(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
     torch.manual_seed(rank)
+    _pin(rank, place)
     if place.device == "cuda":
         torch.cuda.set_device(rank)
     if any(name == "lo" for _, name in socket.if_nameindex()):
@@ -203,7 +109,7 @@ def _work(
         place.backend, init_method=f"file://{meeting}/store", rank=rank, world_size=place.processes, timeout=_PATIENCE
     )
     worker = _worker(place, rank)
-    prepared: dict[int, Callable[[], object]] = {}
+    prepared: dict[int, Call] = {}
     with torch.inference_mode():
         for turn, index in todo:
             task = tasks[index]
@@ -215,6 +121,14 @@ def _work(
     dist.destroy_process_group()
 
 
+def _pin(rank: int, place: Place) -> None:
+    """Keep a CPU process on a core of its own: left alone, the scheduler puts one that wakes another beside it."""
+    if place.device == "cpu" and hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        if len(cores) >= place.processes:
+            os.sched_setaffinity(0, {cores[rank]})
+
+
 def _worker(place: Place, rank: int) -> Worker:
     device = torch.device(place.device, rank) if place.device == "cuda" else torch.device("cpu")
     pool = torch.rand(place.pool_bytes // place.dtype.itemsize, device=device).sub_(0.5).to(place.dtype)
@@ -222,15 +136,15 @@ def _worker(place: Place, rank: int) -> Worker:
     return Worker(place, rank, device, pool, groups)
 
 
-def _sample(worker: Worker, task: Task, call: Callable[[], object] | None) -> float:
+def _sample(worker: Worker, task: Task, call: Call | None) -> float:
     """Shortest seconds of a task over one round's samples, the same on every rank.
 
-    Where ranks meet, from the last start to the last end on the clock that processes of a machine share; else the mean
-    over ranks of what each needed.
+    A sample lasts from the last start to the last end, on the clock that processes of a machine share: ranks of a model
+    wait for the slowest one, and one that is disturbed while another is not tells nothing about both.
     """
     began = time.perf_counter()
     if call is not None:
-        call()
+        call.run()
         _synchronise(worker)
     once = worker.place.calls * (time.perf_counter() - began)
     count = torch.tensor([_ROUND_S / max(once, 1e-6)], dtype=torch.float64, device=worker.device)
@@ -240,16 +154,17 @@ def _sample(worker: Worker, task: Task, call: Callable[[], object] | None) -> fl
     for sample in range(samples):
         dist.barrier()
         if call is not None:
+            call.approach()
+            _synchronise(worker)
             stamps[sample, 0] = time.perf_counter()
             for _ in range(worker.place.calls):
-                call()
+                call.run()
             _synchronise(worker)
             stamps[sample, 1] = time.perf_counter()
     everyone = [torch.empty_like(stamps, device=worker.device) for _ in range(worker.place.processes)]
     dist.all_gather(everyone, stamps.to(worker.device))
     start, end = torch.stack(everyone[: task.processes]).cpu().unbind(2)
-    seconds = (end.amax(0) - start.amax(0)).min() if task.meets else (end - start).amin(1).mean()
-    return float(seconds) / worker.place.calls
+    return float((end.amax(0) - start.amax(0)).min()) / worker.place.calls
 
 
 def _synchronise(worker: Worker) -> None:
