@@ -13,15 +13,14 @@ functions know the wire only; what kernels add (floors, SM-limited rates, reache
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 
 from moesim.errors import InvalidInput
-from moesim.network import flow, phases
-from moesim.network.fidelity import FIDELITIES
-from moesim.network.links import accumulate
+from moesim.network import phases
 from moesim.network.phases import Algorithm, Phase
+from moesim.network.pricing import price
 from moesim.network.routes import Network
 from moesim.network.transfer import Transfer
 
@@ -69,7 +68,7 @@ def all_to_all(
         steps = _two_hop(network, ranks, traffic)
     else:
         raise InvalidInput(f"all-to-all algorithm {algorithm!r} is unknown; write one of {', '.join(ALL_TO_ALL)}")
-    return _transfer(network, name, ranks, steps, fidelity, floor_s)
+    return price(network, name, ranks, steps, fidelity, floor_s)
 
 
 def all_reduce(network: Network, ranks: np.ndarray, size: float, *, algorithm: str = "", **options) -> Transfer:
@@ -120,7 +119,7 @@ def point_to_point(
     ends = where[: source.size], where[source.size :]
     joined = coo_array((np.ones(source.size), ends), shape=(ranks.size, ranks.size))
     group = connected_components(joined, directed=False)[1]
-    return _transfer(network, name, ranks, [Phase(source, target, size)], fidelity, floor_s, group, blocking=True)
+    return price(network, name, ranks, [Phase(source, target, size)], fidelity, floor_s, group, blocking=True)
 
 
 def _run(
@@ -141,7 +140,7 @@ def _run(
     algorithm = algorithm or _usual(network, ranks, kind)
     if algorithm not in algorithms:
         raise InvalidInput(f"{kind} algorithm {algorithm!r} is unknown; write one of {', '.join(algorithms)}")
-    return _transfer(network, name or kind, ranks, algorithms[algorithm](network, ranks, size), fidelity, floor_s)
+    return price(network, name or kind, ranks, algorithms[algorithm](network, ranks, size), fidelity, floor_s)
 
 
 def _usual(network: Network, ranks: np.ndarray, kind: str) -> str:
@@ -175,92 +174,6 @@ def _check_ranks(network: Network, ranks: np.ndarray) -> None:
         )
     if np.bincount(ranks.ravel()).max() > 1:
         raise InvalidInput(f"rank {int(np.bincount(ranks.ravel()).argmax())} takes part twice in one collective")
-
-
-def _transfer(
-    network: Network,
-    name: str,
-    ranks: np.ndarray,
-    steps: Sequence[Phase],
-    fidelity: str,
-    floor_s: float,
-    group: np.ndarray | None = None,
-    blocking: bool = False,
-) -> Transfer:
-    """Price the phases one after another and put the collective together. Members: the ranks, flattened.
-
-    blocking: a sender is done only when its messages have arrived.
-    """
-    if fidelity not in FIDELITIES:
-        raise InvalidInput(f"network fidelity {fidelity!r} is unknown; write one of {', '.join(FIDELITIES)}")
-    finish = FIDELITIES[fidelity].finish
-    total, everywhere = np.zeros(len(network.links.ends)), network.ranks
-    wire, done, latency = 0.0, np.zeros(everywhere), np.zeros(everywhere)
-    sent, received, flows = np.zeros(everywhere), np.zeros(everywhere), []
-    for phase in steps:
-        source, target = phase.source, phase.target
-        traffic = np.where(source == target, 0.0, phase.traffic)
-        load, ends = finish(network, source, target, traffic)
-        ends *= traffic > 0
-        got = latest(target, ends, everywhere)
-        left = latest(source, ends, everywhere) if blocking else network.own_ports(load / network.capacity)
-        last = np.maximum(left, got)
-        done = np.where(last > 0, wire + last, done)
-        wire += float(max(last.max(), ends.max(initial=0.0)))
-        latency += _latency(network, phase, traffic) * (got > 0)
-        sent += accumulate(source, traffic, everywhere)
-        received += accumulate(target, traffic, everywhere)
-        total += load
-        if fidelity == "flow":
-            near, far = (np.broadcast_to(end, traffic.shape)[traffic > 0] for end in (source, target))
-            flows.append(flow.incidence(network, near, far))
-    members = ranks.ravel()
-    links = np.flatnonzero(total)
-    if group is None:
-        group = np.repeat(np.arange(len(ranks)), ranks.shape[1])
-    return Transfer(
-        name=name,
-        ranks=members,
-        links=links,
-        load=total[links],
-        wire_s=wire,
-        arrived=np.minimum(done[members] / wire, 1.0) if wire > 0 else np.zeros(len(members)),
-        latency_s=latency[members] + floor_s,
-        group=group,
-        sent=sent[members],
-        received=received[members],
-        flows=_stack(flows),
-    )
-
-
-def _latency(network: Network, phase: Phase, traffic: np.ndarray) -> np.ndarray:
-    """Seconds [ranks] that messages to each rank are under way, bytes apart."""
-    if phase.latency_s is not None:
-        return np.full(network.ranks, phase.latency_s)
-    if traffic.ndim == 3:  # everybody to everybody: of groups, so it is known after the first time
-        seconds = np.zeros(network.ranks)
-        seconds[phase.target.ravel()] = network.farthest(phase.target[:, 0, :]).ravel()
-        return phase.steps * seconds
-    under_way = np.where(traffic > 0, network.latency(phase.source, phase.target), 0.0)
-    return phase.steps * latest(phase.target, under_way, network.ranks)
-
-
-def latest(index: np.ndarray, value: np.ndarray, size: int) -> np.ndarray:
-    """Largest value [size] by index, which broadcasts against value (not negative); 0 where there is none."""
-    constant = tuple(a for a in range(value.ndim) if index.shape[a] == 1 and value.shape[a] > 1)
-    if constant:
-        value = value.max(axis=constant, keepdims=True)
-    result = np.zeros(size)
-    np.maximum.at(result, np.broadcast_to(index, value.shape).ravel(), value.ravel())
-    return result
-
-
-def _stack(flows: Sequence[object]) -> object | None:
-    if not flows:
-        return None
-    from scipy.sparse import vstack
-
-    return vstack(flows, format="csr")
 
 
 def _pairwise(ranks: np.ndarray, traffic: np.ndarray) -> list[Phase]:

@@ -22,39 +22,7 @@ import numpy as np
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.topology import Cluster
 from moesim.network.links import Links, Lookup, accumulate, at, nic_ports, onto
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Dimension:
-    """All rings of one dimension, n positions each.
-
-    lead, tail: [ranks]; the stretch that a pair travels in this dimension is numbered ``lead[source] + tail[target]``,
-    which is ring·n² + from·n + to. up, down: [rings, n] link leaving each position upwards and downwards, −1 = none.
-    share_up, share_down: [rings, n²] part of a stretch's traffic that goes each way; both 0 where neither is open.
-    crossed_up, crossed_down: [n², n] whether a stretch crosses the link leaving a position. n: positions of a ring.
-    per_slice: rings of a slice.
-    """
-
-    lead: np.ndarray
-    tail: np.ndarray
-    up: np.ndarray
-    down: np.ndarray
-    share_up: np.ndarray
-    share_down: np.ndarray
-    crossed_up: np.ndarray
-    crossed_down: np.ndarray
-    n: int
-    per_slice: int
-
-    def rows(self, slices: tuple[int, int]) -> tuple[slice, int, int]:
-        """Rings of the slices from first to before last, their first stretch, and how many stretches they have."""
-        first, last = (border * self.per_slice for border in slices)
-        stretches = self.n * self.n
-        return slice(first, last), first * stretches, (last - first) * stretches
-
-    def ways(self):
-        """(links, share, crossed) upwards, then downwards."""
-        return (self.up, self.share_up, self.crossed_up), (self.down, self.share_down, self.crossed_down)
+from moesim.network.rings import Dimension, dimension_of, stretch_tables
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -100,7 +68,7 @@ class Torus:
         def look_up(source: np.ndarray, target: np.ndarray) -> np.ndarray:
             slices = self._slices(source)
             if slices not in tables:
-                tables[slices] = _tables(self.dimensions, value, np.maximum, slices)
+                tables[slices] = stretch_tables(self.dimensions, value, np.maximum, slices)
             near = self._over_dimensions(tables[slices], source, target, np.maximum, slices)
             away = self._away(source, target)
             return near if away is None else np.where(away, np.maximum(out[source], back[target]), near)
@@ -170,34 +138,6 @@ class Torus:
         return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
 
 
-def _tables(
-    dimensions: Sequence[Dimension], value: np.ndarray, combine: np.ufunc, slices: tuple[int, int]
-) -> list[np.ndarray]:
-    """For each dimension what `combine` makes of the links of each stretch, the worse of the ways in use."""
-    padded, tables = np.append(value, 0.0), []
-    for d in dimensions:
-        rows = d.rows(slices)[0]
-        ways = zip(d.ways(), (1, -1), strict=True)
-        found = [
-            np.where(share[rows] > 0, _along(padded[ids[rows]], way, combine), 0.0) for (ids, share, _), way in ways
-        ]
-        tables.append(np.maximum(*found).ravel())
-    return tables
-
-
-def _along(value: np.ndarray, way: int, combine: np.ufunc) -> np.ndarray:
-    """[rings, n²] what combine makes of the values [rings, n] of the links from each position to each other.
-
-    way: +1 upwards, −1 downwards. Longer stretches grow out of shorter ones.
-    """
-    rings, n = value.shape
-    table, so_far, here = np.zeros((rings, n, n)), np.zeros_like(value), np.arange(n)
-    for length in range(1, n):
-        so_far = combine(so_far, np.roll(value, -way * (length - 1), axis=1))
-        table[:, here, (here + way * length) % n] = so_far
-    return table.reshape(rings, n * n)
-
-
 def dimension_order(cluster: Cluster, links: Links) -> Torus:
     """Routes of a cluster whose devices fill tori of ``options["shape"]`` slice by slice, last dimension fastest.
 
@@ -219,7 +159,7 @@ def dimension_order(cluster: Cluster, links: Links) -> Torus:
     coordinates = np.stack(np.unravel_index(local, shape), axis=1)
     slice_of = np.arange(cluster.ranks) // size
     dimensions = tuple(
-        _dimension(cluster, links, shape, coordinates, slice_of, axis, ties)
+        dimension_of(cluster, links, shape, coordinates, slice_of, axis, ties)
         for axis in range(len(shape))
         if shape[axis] > 1
     )
@@ -227,49 +167,10 @@ def dimension_order(cluster: Cluster, links: Links) -> Torus:
     going_everywhere = all(((d.share_up + d.share_down > 0) | ~d.crossed_up.any(axis=1)).all() for d in dimensions)
     out, back, _ = nic_ports(cluster, links)
     joined = cluster.ranks == size or bool((out >= 0).all() and (back >= 0).all())
-    delays = _tables(dimensions, links.latency, np.add, (0, cluster.ranks // size))
+    delays = stretch_tables(dimensions, links.latency, np.add, (0, cluster.ranks // size))
     return Torus(
         links, shape, coordinates, slice_of, dimensions, out, back, delays, complete=bool(going_everywhere and joined)
     )
-
-
-def _dimension(cluster, links, shape, coordinates, slice_of, axis, ties) -> Dimension:
-    n = shape[axis]
-    others = [a for a in range(len(shape)) if a != axis]
-    strides = {a: int(np.prod([shape[b] for b in others[i + 1 :]])) for i, a in enumerate(others)}
-    # On its way along `axis` a message has the target's coordinates in the dimensions before and the source's in those
-    # after it: the ring's number is a sum of a part of the source and a part of the target.
-    before = sum(
-        (coordinates[:, a] * strides[a] for a in others if a < axis), np.zeros(len(coordinates), dtype=np.int64)
-    )
-    after = sum(
-        (coordinates[:, a] * strides[a] for a in others if a > axis), np.zeros(len(coordinates), dtype=np.int64)
-    )
-    after = after + slice_of * (int(np.prod(shape)) // n)
-    position = coordinates[:, axis]
-    lead, tail = after * n * n + position * n, before * n * n + position
-    rings = int((after + before).max()) + 1
-    node = np.empty((rings, n), dtype=np.int64)
-    node[after + before, position] = np.arange(len(coordinates))
-    name = cluster.devices
-    up = np.array([[links.id(name[r], name[s]) for r, s in zip(ring, np.roll(ring, -1), strict=True)] for ring in node])
-    down = np.array(
-        [[links.id(name[r], name[s]) for r, s in zip(ring, np.roll(ring, 1), strict=True)] for ring in node]
-    )
-    here, there, link = np.ogrid[:n, :n, :n]
-    crossed_up = ((link - here) % n < (there - here) % n).reshape(n * n, n)
-    crossed_down = ((here - link) % n < (here - there) % n).reshape(n * n, n)
-    length_up = ((np.arange(n) - np.arange(n)[:, None]) % n).reshape(n * n)
-    shorter = np.sign((-length_up) % n - length_up)  # +1 where up is the shorter way
-    tie = 0.5 if ties == "split" else 1.0
-    prefer_up = np.where(length_up == 0, 0.0, np.select([shorter > 0, shorter < 0], [1.0, 0.0], tie))
-    open_up = (up < 0).astype(float) @ crossed_up.T == 0
-    open_down = (down < 0).astype(float) @ crossed_down.T == 0
-    moving = length_up > 0
-    share_up = np.where(open_up & open_down, prefer_up, open_up.astype(float)) * moving
-    share_down = np.where(open_up & open_down, 1 - prefer_up, open_down.astype(float)) * moving
-    per_slice = int(np.prod(shape)) // n
-    return Dimension(lead, tail, up, down, share_up, share_down, crossed_up, crossed_down, n, per_slice)
 
 
 def _check_neighbours(links: Links, dimensions: tuple[Dimension, ...]) -> None:
