@@ -20,25 +20,13 @@ from moesim.errors import InvalidInput, Problem
 from moesim.lab.capture import capture_sequences
 from moesim.lab.corpus import Corpus, held_out_sequences, load_corpus
 from moesim.lab.reference import ReferenceConfig, ReferenceModel
+from moesim.lab.router_settings import choice_by, with_router
 from moesim.lab.routers import ROUTERS, ChainRouter
 from moesim.lab.training import Progress, Schedule, silent, train
 from moesim.routing.health import Moments, moments
 from moesim.routing.trace import RouterTrace, open_trace, write_trace
 
 NARROWEST = 16  # inner width of an expert of the routers that take any number
-
-# Number of experts a token takes where the router's definition fixes it.
-FIXED_TOP_K = {"switch": 1, "gshard_top2": 2}
-# Balance as the miniatures need it (their papers' weights collapse runs of a few hundred steps); capacity 1.25 as in
-# Switch (Fedus et al. 2021, sec. 2.2) where the paper has one.
-SETTINGS: Mapping[str, Mapping[str, object]] = {
-    "topk_softmax": {"router_options": {"aux_weight": 0.05}},
-    "gshard_top2": {"router_options": {"aux_weight": 0.05}, "capacity": {"policy": "drop", "factor": 1.25}},
-    "switch": {"router_options": {"aux_weight": 0.05}, "capacity": {"policy": "drop", "factor": 1.25}},
-    "mixture_of_depths": {"router_options": {"aux_weight": 0.05}},
-    "chain_of_experts": {"router_options": {"aux_weight": 0.05}},
-    "hierarchical": {"router_options": {"aux_weight": 0.05}},
-}
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -107,22 +95,20 @@ def train_routers(
 
 def config_of(name: str, vocabulary: int, experts: int, top_k: int) -> ReferenceConfig:
     """The model that a router is compared in: one dense layer, then three routed ones with a shared expert."""
-    taken = FIXED_TOP_K.get(name, top_k)
-    width = top_k // taken
-    return ReferenceConfig(
+    plain = ReferenceConfig(
         vocabulary=vocabulary,
         hidden=96,
         heads=3,
         dense_layers=1,
         moe_layers=3,
-        experts=experts // width,
-        top_k=taken,
-        expert_ffn=NARROWEST * width,
+        experts=experts,
+        top_k=top_k,
+        expert_ffn=NARROWEST,
         shared_ffn=16,
         dense_ffn=192,
         router=name,
-        **SETTINGS.get(name, {}),
     )
+    return with_router(plain, name)
 
 
 def describe(
@@ -178,6 +164,7 @@ def trace_of_router(
         source=f"forward pass of a reference model trained with the router {config.router}",
         metadata={
             **described,
+            "choice_by": choice_by(config.router),
             "passes": len(router.passes) if isinstance(router, ChainRouter) else 1,
             "parameters": sum(parameter.numel() for parameter in model.parameters()),
             "held_out_cross_entropy_nats": captured.loss,

@@ -29,6 +29,7 @@ def test_runs_say_what_to_simulate(corpus):
     assert (chain.passes, chain.trace.layers, chain.trace.top_k) == (2, 6, 2)
     assert softmax.dropped == 0 < switch.dropped
     assert choice.trace.count.mean() == pytest.approx(4)
+    assert choice.trace.metadata["choice_by"] == "expert"
     assert all(0 < run.held_out_loss < 10 for run in runs)
     assert seen[0] == ("training topk_softmax", 1, 2)
 

@@ -60,6 +60,14 @@ def test_an_unknown_miniature_is_named(tmp_path):
         miniatures.capture_miniature("deepseek", tmp_path / "x.safetensors")
 
 
+def test_a_miniature_can_be_given_another_router(tiny, tmp_path):
+    trace = open_trace(miniatures.capture_miniature("tiny", tmp_path / "tiny.safetensors", router="switch"))
+    assert (trace.name, trace.experts, trace.top_k) == ("tiny", 4, 1)
+    assert trace.source.endswith("but with the router switch")
+    with pytest.raises(InvalidInput, match="no router 'swich'"):
+        miniatures.capture_miniature("tiny", tmp_path / "tiny.safetensors", router="swich")
+
+
 def model(**changes):
     shape = {"routed": 64, "top_k": 6, "ffn": 1408, "shared_ffn": 2816} | changes
     attention = Attention("gqa", 16, 16, 128)
