@@ -10,7 +10,7 @@ operand element, BW datasheet HBM bytes/s, F datasheet FLOP/s of the dtype, N co
     waves = x ≤ 1 → 1, else q·ceil(x) + (1 − q)·x,  x = ceil(m/b_m)·ceil(n/b_n)·s / N
     grid  = waves·tile·(1 + h·z/(1 + z)),  z = 2·m·n·k/F / t_p            clocks fall under long products
     t     = min over tiles and splits of (grid^p + dram^p)^(1/p)  [+ t_s + 8·s·m·n/(c_l·BW) if s > 1]
-          + t0 + c_a·m·k/BW + c_r·m/N                                     quantising the activations
+          + t0 + c_a·m·k/BW + c_r·m/N                                     quantising activations to less than bf16
           + [m mod 4 > 0]·t_u                                             scales of a ragged m are copied to alignment
     t     = (t^8 + (t_h + [m mod 4 > 0]·t_u)^8)^(1/8)                     instead, in kernels that wait for their host
 
@@ -83,12 +83,12 @@ def predict(device: Device, rows: Rows, parameters: Mapping[str, float], choices
     p = parameters
     if device.kind != "gpu":
         return _untiled(device, rows, p)
-    m, _, k, _, _, _ = _operands(device, rows)
+    m, _, k, a_bytes, _, _ = _operands(device, rows)
     chosen = "tile_m" in rows
     tile_s = (
         _with_dram(device, rows, p, _grid_time(device, rows, p)) if chosen else _search(device, rows, p, choices)[0]
     )
-    quantise = np.asarray(rows.get("quantise", 1.0))
+    quantise = np.asarray(rows.get("quantise", 1.0)) * (a_bytes < _OUTPUT_BYTES)
     passed_s = quantise * (p["c_a"] * m * k / device.hbm_bytes_per_s + p["c_r"] * m / device.cores)
     ragged = quantise * np.where(m % 4 > 0, p["t_u"], 0.0)
     seconds = p["t0"] + tile_s + passed_s
@@ -204,7 +204,7 @@ GEMM = Family(
     numeric=("m", "n", "k"),
     # Starts are the middle of the trial's fits over four NVIDIA devices, hence also the defaults of an unmeasured one.
     parameters={
-        "t0": Parameter(3e-6, 1e-7, 3e-4, "s", "fixed time of one launch"),
+        "t0": Parameter(4e-6, 1e-7, 3e-4, "s", "fixed time of one launch"),
         "e_m": Parameter(0.85, 0.2, 1.0, "1", "share of datasheet bandwidth reached", spread=1),
         "e_c": Parameter(0.75, 0.1, 1.0, "1", "share of datasheet peak reached", spread=1),
         "c_l": Parameter(3.5, 0.5, 30.0, "1", "cache-to-core rate over HBM rate", spread=1),
@@ -213,8 +213,8 @@ GEMM = Family(
         "t_s": Parameter(3e-6, 5e-7, 5e-5, "s", "extra launch of split-K", spread=2),
         "p": Parameter(2.0, 1.0, 12.0, "1", "overlap of HBM and tiles: 1 none, large perfect", spread=1),
         "q": Parameter(0.3, 0.05, 1.0, "1", "wave quantisation: 1 full, 0 none", spread=1),
-        "c_a": Parameter(0.5, 1e-4, 20.0, "bytes", "traffic per activation of the quantisation pass", spread=3),
-        "c_r": Parameter(1e-8, 1e-10, 1e-6, "s·core", "time per activation row of that pass", spread=3),
+        "c_a": Parameter(4.0, 1e-4, 20.0, "bytes", "traffic per activation of the quantisation pass", spread=3),
+        "c_r": Parameter(5e-8, 1e-10, 1e-6, "s·core", "time per activation row of that pass", spread=3),
         "t_u": Parameter(1e-7, 1e-9, 3e-4, "s", "extra copy when m is no multiple of 4", spread=3),
         "h": Parameter(0.1, 1e-3, 3.0, "1", "slowdown of endless products by lower clocks", spread=2),
         "t_p": Parameter(

@@ -60,6 +60,7 @@ def write_validation(
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)
     rows = judged(evidence, lookup, SIBLINGS)
+    rows = rows if "distribution" in rows else rows.assign(distribution="")  # only tables of experts have it
     sections = [
         _INTRODUCTION,
         "## Held-out shapes\n\n" + _held_out(rows),
