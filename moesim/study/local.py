@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from itertools import combinations
 from pathlib import Path
@@ -16,10 +16,12 @@ import pandas as pd
 from moesim.cost.calibration import estimate, machine_for
 from moesim.cost.communication import library, with_protocols
 from moesim.cost.dtypes import table_dtype
+from moesim.cost.estimate import Cost
 from moesim.cost.experts_loads import load_columns
 from moesim.cost.experts_table import EXPERTS
 from moesim.cost.machine import Machine
 from moesim.engine.simulate import simulate
+from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Hardware
 from moesim.hardware.fabrics import build_cluster
 from moesim.hardware.precision import PRECISIONS, Precision
@@ -37,6 +39,7 @@ from moesim.workload.emitter import Emitter
 
 if TYPE_CHECKING:
     from moesim.lab.closed_loop import Pass
+    from moesim.lab.microbench import Sweep
     from moesim.lab.place import Place
 
 ROUNDS = 5
@@ -77,44 +80,58 @@ class Comparison:
 
 
 def measure_profile(
-    out: str | Path, *, device: str | None = None, rounds: int = ROUNDS, progress: Progress, **overrides: object
+    out: str | Path,
+    *,
+    place: Place | None = None,
+    sweep: Sweep | None = None,
+    rounds: int = ROUNDS,
+    progress: Progress,
 ) -> Hardware:
     """Measure this machine and write its profile. A run that was stopped goes on where it was.
 
-    device: ``cpu`` or ``cuda``, by default GPUs where torch sees some. Timings so far stand in ``OUT.partial`` until
-    the profile is written. overrides: ``place`` and ``sweep`` other than those of the machine.
+    place: processes and device, by default all GPUs that torch sees, else two CPU processes. sweep: sizes other than
+    the device's. Timings so far stand in ``OUT.partial`` until the profile is written. Raises InvalidInput where out
+    cannot be a profile, or OUT.partial is of another measurement.
     """
     from moesim.lab.microbench import sweep_tasks
+    from moesim.lab.place import this_machine
 
-    place = overrides.get("place") or _place(device)
-    _, hardware = _measured(Path(out), place, sweep_tasks(place, overrides.get("sweep")), rounds, progress)
-    return hardware
+    out, place = Path(out), place or this_machine()
+    if out.suffix != ".yaml":
+        raise InvalidInput(Problem("a profile is a YAML file; write a name that ends in .yaml", file=str(out)))
+    return _measured(out, place, sweep_tasks(place, sweep), rounds, progress)[1]
 
 
 def validate_local(
     folder: str | Path,
     *,
     profile: str | Path | None = None,
-    device: str | None = None,
+    place: Place | None = None,
+    sweep: Sweep | None = None,
+    copies: tuple[int, ...] | None = None,
     rounds: int = ROUNDS,
     seed: int = 0,
     progress: Progress,
-    **overrides: object,
 ) -> Comparison:
     """Predict and run expert-parallel passes on one process and on all of this machine.
 
     folder: where the machine's profile, ``passes.csv`` and timings so far go. profile: one that was measured here
-    before; by default kernels are timed in turn with the passes. seed: of the skewed routing and of the tokens drawn.
-    overrides: ``place``, ``sweep`` and ``copies`` other than those of the machine.
+    before; by default kernels are timed in turn with the passes. place, sweep, copies: other than those of the machine
+    (`moesim.lab.closed_loop.passes`). seed: of the skewed routing and of the tokens drawn. Raises InvalidInput for a
+    profile of another kind of device.
     """
     from moesim.lab.closed_loop import passes
     from moesim.lab.microbench import sweep_tasks
+    from moesim.lab.place import this_machine
 
-    folder, before = Path(folder), os.getloadavg()[0]
-    place = overrides.get("place") or _place(device)
+    folder, before, place = Path(folder), os.getloadavg()[0], place or this_machine()
     known = None if profile is None else load_profile(profile)
-    runs = passes(place, captured_traces(), np.random.default_rng(seed), overrides.get("copies"))
-    kernels = sweep_tasks(place, overrides.get("sweep")) if known is None else []
+    if known is not None and (known.device.kind == "cpu") != (place.device == "cpu"):
+        raise InvalidInput(
+            Problem(f"is of a {known.device.kind}, but passes run on {place.device} here", file=str(profile))
+        )
+    runs = passes(place, captured_traces(), np.random.default_rng(seed), copies)
+    kernels = sweep_tasks(place, sweep) if known is None else []
     seconds, hardware = _measured(folder / "this_machine.yaml", place, [*kernels, *runs], rounds, progress, known)
     table = compare(hardware, runs, [seconds[run.key] for run in runs])
     _write(table, folder / "passes.csv")
@@ -176,7 +193,7 @@ def _simulated(
     return simulate([emit.program()], FIDELITIES["coflow"].rates, network.capacity).makespan_s
 
 
-def _experts(machine: Machine, run: Pass, traffic: LayerTraffic, precision: Precision):
+def _experts(machine: Machine, run: Pass, traffic: LayerTraffic, precision: Precision) -> Cost:
     """Cost [rank] of all that a rank does by itself in a layer."""
     dtype, slots = table_dtype(precision, precision), float(traffic.tokens.shape[1])
     rows = load_columns(traffic.tokens) | {
@@ -194,13 +211,7 @@ def _exchange(machine: Machine, network: Network, sent: np.ndarray, precision: P
     priced = with_protocols(machine, network, plain, "all_to_all", ranks, largest, precision)
     low, high = library(machine, "all_to_all").interval
     factor = {"seconds": 1.0, "low": low, "high": high}[bound]
-    return _slower(priced, factor)
-
-
-def _slower(transfer: Transfer, factor: float) -> Transfer:
-    from dataclasses import replace
-
-    return replace(transfer, wire_s=transfer.wire_s * factor, latency_s=transfer.latency_s * factor)
+    return replace(priced, wire_s=priced.wire_s * factor, latency_s=priced.latency_s * factor)
 
 
 def right_order(table: pd.DataFrame) -> tuple[int, int]:
@@ -213,12 +224,6 @@ def right_order(table: pd.DataFrame) -> tuple[int, int]:
                 total += 1
                 right += bool(measured * np.log(one["predicted_s"] / other["predicted_s"]) > 0)
     return right, total
-
-
-def _place(device: str | None) -> Place:
-    from moesim.lab.place import this_machine
-
-    return this_machine(device)
 
 
 def _measured(
