@@ -65,10 +65,9 @@ def _along(value: np.ndarray, way: int, combine: np.ufunc) -> np.ndarray:
     way: +1 upwards, −1 downwards. Longer stretches grow out of shorter ones.
     """
     rings, n = value.shape
-    table, so_far, here = np.zeros((rings, n, n)), np.zeros_like(value), np.arange(n)
-    for length in range(1, n):
-        so_far = combine(so_far, np.roll(value, -way * (length - 1), axis=1))
-        table[:, here, (here + way * length) % n] = so_far
+    here, crossed = np.ogrid[:n, : n - 1]  # from, links crossed before the last
+    table = np.zeros((rings, n, n))
+    table[:, here, (here + way * (crossed + 1)) % n] = combine.accumulate(value[:, (here + way * crossed) % n], axis=2)
     return table.reshape(rings, n * n)
 
 
