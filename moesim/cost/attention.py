@@ -7,12 +7,9 @@ to 512, batches to 2,048 and contexts to 131,072. Known error on held-out shapes
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
-from moesim.cost import attention_decode, attention_prefill
-from moesim.cost.attention_tpu import tpu_seconds
+from moesim.cost import attention_decode, attention_prefill, attention_tpu
 from moesim.cost.calibration import estimate
 from moesim.cost.dtypes import formats, table_dtype
 from moesim.cost.estimate import Cost
@@ -79,24 +76,6 @@ def element_bytes(dtypes: np.ndarray) -> np.ndarray:
     return np.array([(PRECISIONS.get(name) or formats(name)[1]).bytes for name in names])[index.reshape(-1)]
 
 
-def predict_decode(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]):
-    """[rows] seconds of decode kernels from their geometry, on a GPU or a TPU."""
-    if device.kind != "tpu":
-        return attention_decode.decode_seconds(device, rows, parameters, choices)
-    memory_s, _ = attention_decode.decode_bounds(device, rows)
-    return tpu_seconds(device, rows, parameters["t0"], rows["visible"], memory_s)
-
-
-def predict_prefill(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]):
-    """[rows] seconds of prefill kernels from their geometry, on a GPU or a TPU."""
-    if device.kind != "tpu":
-        return attention_prefill.prefill_seconds(device, rows, parameters, choices)
-    memory_s, _ = attention_prefill.prefill_bounds(device, rows)
-    one = np.ones_like(rows["batch"])
-    _, tokens, _ = attention_prefill.tile_work(rows["new_tokens"], rows["earlier"], rows["window"], one)
-    return tpu_seconds(device, rows, parameters["t0"], tokens / rows["new_tokens"], memory_s)
-
-
 _NUMERIC = ("batch_size", "isl", "step", "num_heads", "num_kv_heads", "head_dim", "window_size")
 _GROUP = ("hardware", "software", "kernel", "phase", "dtype", "kv_cache_dtype")
 
@@ -107,11 +86,12 @@ DECODE = Family(
     size="step",
     numeric=("batch_size", "step", "num_heads", "num_kv_heads", "head_dim"),
     parameters=attention_decode.PARAMETERS,
-    predict=predict_decode,
+    predict=attention_decode.decode_seconds,
     bounds=attention_decode.decode_bounds,
     choices=attention_decode.CHOICES,
     group=_GROUP,
     prepare=geometry,
+    variants={"tpu": attention_tpu.DECODE},
 )
 PREFILL = Family(
     name="attention_prefill",
@@ -120,9 +100,10 @@ PREFILL = Family(
     size="batch_size",  # some stacks prefill single tokens only: all their rows have one isl
     numeric=("batch_size", "isl", "num_heads", "num_kv_heads", "head_dim"),
     parameters=attention_prefill.PARAMETERS,
-    predict=predict_prefill,
+    predict=attention_prefill.prefill_seconds,
     bounds=attention_prefill.prefill_bounds,
     choices=attention_prefill.CHOICES,
     group=_GROUP,
     prepare=geometry,
+    variants={"tpu": attention_tpu.PREFILL},
 )

@@ -10,10 +10,13 @@ head where the kernel runs absorbed). Symbols as in `moesim.cost.attention_decod
     ends    = t_t + r·T·c_m·masked                       masked blocks of a tile: its diagonal, under a window all
     x       = B·heads·tiles/N,  grid = x·(blocks/tiles·block + ends)            (quantised: waves(x) in place of x)
     longest = blocks of the last tile/splits·block + ends,  splits = 1/x where the kernel splits the tokens of a tile
-    t       = t0 + (grid^p + longest^p)^(1/p) + B·s·(d + d_v)·2·(c_q·H + c_k·H_k)/BW + B·s·(t_q + t_h·H + t_g·H_k)
-              + [splits > 1]·t_j + [d no power of two]·t_p
+    token   = 2·(d + d_v)·(c_q·H + c_k·H_k)/BW + t_q + t_h·H + t_g·min(H_k·d, 512)/128
+    walk    = max((grid^p + longest^p)^(1/p), B·min(o, w)·H_k·κ·b/BW)                        earlier tokens, read once
+    t       = t0 + walk + B·s·token + [splits > 1]·t_j + [d no power of two]·t_p
 
-The last terms are queries, outputs, new keys and values: rotary embedding, quantising, writing and converting them.
+A token's own time is its queries, outputs, new keys and values: rotary embedding, quantising, converting and writing
+them. Kernels that write the cache start min(H_k·d, 512) threads a token (vLLM, reshape_and_cache_flash), and threads
+are what fills an SM, so that 8 heads of 64 cost as much as 64 of them.
 Source: causal tiling as in FlashAttention-2/3, fitted to kernel times measured by NVIDIA, published with AIConfigurator
 0.12.0 (Apache-2.0).
 """
@@ -30,26 +33,28 @@ from moesim.hardware.device import Device
 
 PARAMETERS = {
     "t0": Parameter(9e-6, 1e-6, 2e-4, "s", "fixed time of one launch", spread=1.5),
-    "e_c": Parameter(0.7, 0.03, 2.5, "1", "share of the bf16 peak reached; above 1 on fp8 units", spread=0.7),
-    "c_s": Parameter(1.5e-11, 1e-14, 3e-9, "s·core", "softmax of one score", spread=1.5),
+    "e_c": Parameter(1.0, 0.03, 2.5, "1", "share of the bf16 peak reached; above 1 on fp8 units", spread=0.7),
+    "c_s": Parameter(2e-11, 1e-14, 3e-9, "s·core", "softmax of one score", spread=1.5),
     "t_k": Parameter(2e-8, 1e-9, 3e-6, "s", "latency of one block", spread=1),
     "t_t": Parameter(1.5e-6, 1e-8, 3e-5, "s", "start and end of one tile", spread=1),
     "c_q": Parameter(1.5, 0.3, 30.0, "1", "passes over queries and outputs", spread=1),
     "c_k": Parameter(1.5, 0.3, 100.0, "1", "passes over new keys and values", spread=1),
     "t_q": Parameter(3e-10, 1e-14, 3e-8, "s", "time per new token", spread=1.5),
     "t_h": Parameter(5e-12, 1e-14, 1e-9, "s", "time per new token and query head", spread=1.5),
-    "t_g": Parameter(5e-12, 1e-14, 1e-9, "s", "time per new token and stored head", spread=1.5),
-    "c_m": Parameter(2e-12, 1e-15, 1e-9, "s·core", "masking of one score", spread=1.5),
-    "alpha": Parameter(1.0, 0.6, 2.0, "1", "growth of a product with d + d_v", spread=0.15),
+    "t_g": Parameter(5e-12, 1e-14, 1e-8, "s", "time per 128 threads that write a new token", spread=1.5),
+    "c_m": Parameter(5e-12, 1e-15, 1e-9, "s·core", "masking of one score", spread=1.5),
+    "alpha": Parameter(1.2, 0.6, 2.0, "1", "growth of a product with d + d_v", spread=0.15),
     "t_j": Parameter(1e-6, 1e-8, 2e-5, "s", "extra launch that joins splits", spread=1.5),
     "t_p": Parameter(2e-7, 1e-8, 2e-5, "s", "extra launch that pads odd head dims", spread=1.5),
     "p": Parameter(1.5, 1.0, 10.0, "1", "overlap of the longest tile with the rest", spread=0.7),
     "q": Parameter(0.3, 0.03, 1.0, "1", "wave quantisation: 1 full, 0 none", spread=0.7),
 }
 
+_MOST_THREADS = 512  # of a CTA that writes one token into the cache
+
 CHOICES = {
     "shared_tiles": (False, True),
-    "tile_rows": (128, 64, 256, 32, 16, "by_tokens", "by_dims"),
+    "tile_rows": ("by_tokens", "by_dims", 128, 64, 256, 32, 16),
     "tile_tokens": (128, 64, 32),
     "skips_window": (True, False),
     "padded_dims": (False, True),
@@ -88,9 +93,11 @@ def prefill_seconds(
     grid = (waves(x, p["q"]) if c["quantised"] else x) * (blocks * block + ends)
 
     moved = 2 * dims * (p["c_q"] * heads + p["c_k"] * stored) / device.hbm_bytes_per_s
-    token = moved + p["t_q"] + p["t_h"] * heads + p["t_g"] * stored
+    threads = np.minimum(stored * rows["key_dim"], _MOST_THREADS)
+    token = moved + p["t_q"] + p["t_h"] * heads + p["t_g"] * threads / 128
     extra = np.where(splits > 1, p["t_j"], 0.0) + np.where(odd, p["t_p"], 0.0)
-    return p["t0"] + (grid ** p["p"] + longest ** p["p"]) ** (1 / p["p"]) + batch * new * token + extra
+    walk = np.maximum((grid ** p["p"] + longest ** p["p"]) ** (1 / p["p"]), _earlier_s(device, rows))
+    return p["t0"] + walk + batch * new * token + extra
 
 
 def tile_work(
@@ -115,8 +122,12 @@ def prefill_bounds(device: Device, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     dims, window = rows["key_dim"] + rows["value_dim"], rows["window"]
     _, scores, _ = tile_work(rows["new_tokens"], rows["earlier"], window - 1, np.ones_like(dims))
     queries = rows["batch"] * rows["new_tokens"] * rows["heads"] * dims * rows["query_bytes"]
-    earlier = np.minimum(rows["earlier"], window)
-    cached = rows["batch"] * earlier * rows["stored_heads"] * rows["stored_dims"] * rows["kv_bytes"]
     narrowest = np.minimum(rows["query_bytes"], rows["kv_bytes"])
     compute_s = 2 * rows["batch"] * rows["heads"] * scores * dims / fastest_peak(device, narrowest)
-    return (queries + cached) / device.hbm_bytes_per_s, compute_s
+    return queries / device.hbm_bytes_per_s + _earlier_s(device, rows), compute_s
+
+
+def _earlier_s(device: Device, rows: Rows) -> np.ndarray:
+    """[rows] seconds that earlier tokens take through HBM."""
+    tokens = rows["batch"] * np.minimum(rows["earlier"], rows["window"])
+    return tokens * rows["stored_heads"] * rows["stored_dims"] * rows["kv_bytes"] / device.hbm_bytes_per_s

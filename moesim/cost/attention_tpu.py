@@ -1,37 +1,60 @@
 """Attention on a TPU: no SMs to fill and no splits, but matrix units that only take whole tiles.
 
 A kernel walks the cached tokens of one sequence and stored head after another, and every product is padded to the 128
-lanes of the matrix unit: head dims and query rows alike (TPU v2-v5 have 128 x 128 units, v6 and later 256 x 256, whose
-extra half idles at head dims of 128; "How to Scale Your Model", chapter 2). With R query rows per stored head:
+lanes of the matrix unit, head dims and query rows alike (v6 and later have 256 x 256 units, whose further half idles at
+head dims of 128). With R = s·γ query rows per stored head, S tokens that a row sees, N matrix units:
 
-    flops = 2·B·H_k·ceil128(R)·tokens·(ceil128(d) + ceil128(d_v))
-    t     = t0 + max(bytes / (BW·e_m), flops / (F·e_c)) + t_i·B·H_k/N
+    flops = 2·B·H_k·ceil128(R)·S·(ceil128(d) + ceil128(d_v))
+    t     = t0 + max(bytes / (BW·e_m), flops / (F·e_c)) + t_i·B·H_k/N         bytes: those that must move
 
-No TPU kernel is in the measured tables: the numbers are stated defaults, and results say that they are uncalibrated.
+Symbols as in `moesim.cost.attention_decode`. Source: "How to Scale Your Model", chapter 2, for the padding; nobody
+measured it for the shipped profiles: the numbers are stated defaults, and results say that they are uncalibrated.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 
-from moesim.cost.fitting import Rows
+from moesim.cost.attention_decode import decode_bounds
+from moesim.cost.attention_prefill import prefill_bounds, tile_work
+from moesim.cost.fitting import Parameter, Rows, Variant
 from moesim.hardware.device import Device
 
 LANES = 128
-_MEMORY_SHARE = 0.7  # stated defaults: between fitted GPU kernels and the datasheet
-_COMPUTE_SHARE = 0.5
-_PIPELINE_S = 1e-6  # filling and draining the pipeline of one sequence and head
+# Starts lie between fitted GPU kernels and the datasheet; t_i is a guess at the fill and drain of one pipeline.
+PARAMETERS = {
+    "t0": Parameter(7e-6, 1e-6, 2e-4, "s", "fixed time of one launch", spread=1.5),
+    "e_m": Parameter(0.7, 0.05, 1.0, "1", "share of datasheet bandwidth reached", spread=0.7),
+    "e_c": Parameter(0.5, 0.03, 1.0, "1", "share of the bf16 peak reached", spread=0.7),
+    "t_i": Parameter(1e-6, 1e-8, 3e-5, "s", "start and end of one sequence and stored head", spread=1),
+}
 
 
-def tpu_seconds(device: Device, rows: Rows, fixed_s: float, tokens: np.ndarray, memory_s: np.ndarray) -> np.ndarray:
-    """[rows] seconds. tokens: seen by a query row on average; memory_s: bytes that must move, at datasheet rate."""
+def _decode(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]) -> np.ndarray:
+    return _seconds(device, rows, parameters, rows["visible"], decode_bounds(device, rows)[0])
+
+
+def _prefill(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]) -> np.ndarray:
+    new = rows["new_tokens"]
+    _, tokens, _ = tile_work(new, rows["earlier"], rows["window"], np.ones_like(new))
+    return _seconds(device, rows, parameters, tokens / new, prefill_bounds(device, rows)[0])
+
+
+def _seconds(
+    device: Device, rows: Rows, parameters: Mapping[str, float], tokens: np.ndarray, memory_s: np.ndarray
+) -> np.ndarray:
+    p, items = parameters, rows["batch"] * rows["stored_heads"]
     query_rows = rows["heads"] / rows["stored_heads"] * rows["new_tokens"]
-    dims = _whole_tiles(rows["key_dim"]) + _whole_tiles(rows["value_dim"])
-    items = rows["batch"] * rows["stored_heads"]
-    flops = 2 * items * _whole_tiles(query_rows) * tokens * dims
-    compute_s = flops / (_COMPUTE_SHARE * device.peak["bf16"])
-    return fixed_s + np.maximum(memory_s / _MEMORY_SHARE, compute_s) + _PIPELINE_S * items / device.cores
+    dims = _whole(rows["key_dim"]) + _whole(rows["value_dim"])
+    compute_s = 2 * items * _whole(query_rows) * tokens * dims / (p["e_c"] * device.peak["bf16"])
+    return p["t0"] + np.maximum(memory_s / p["e_m"], compute_s) + p["t_i"] * items / device.cores
 
 
-def _whole_tiles(size: np.ndarray) -> np.ndarray:
+def _whole(size: np.ndarray) -> np.ndarray:
     return np.ceil(size / LANES) * LANES
+
+
+DECODE = Variant(_decode, PARAMETERS)
+PREFILL = Variant(_prefill, PARAMETERS)
