@@ -90,7 +90,7 @@ PRODUCT = Variant(
     product,
     {
         "t0": Parameter(1e-5, 1e-7, 1e-3, "s", "fixed time of one call", spread=2),
-        "e_c": Parameter(0.9, 0.1, 1.0, "1", "share of the best FLOP/s", spread=0.5),
+        "e_c": Parameter(0.9, 0.1, 1.5, "1", "rate without packing and calls over the best FLOP/s", spread=0.5),
         "e_p": Parameter(0.3, 0.02, 4.0, "1", "packing rate of weights over memory bandwidth", spread=1),
         "e_v": Parameter(0.5, 0.02, 4.0, "1", "reading rate of weights over memory bandwidth", spread=1),
     },
@@ -101,7 +101,7 @@ EXPERTS = Variant(
         "t0": Parameter(2e-4, 1e-6, 1e-2, "s", "fixed time of a layer's calls", spread=2),
         "t_e": Parameter(1e-5, 1e-7, 1e-3, "s", "calls of one touched expert", spread=2),
         "t_l": Parameter(1e-6, 1e-9, 1e-4, "s", "one local expert, touched or not", spread=2),
-        "e_c": Parameter(0.8, 0.05, 1.0, "1", "share of the best FLOP/s", spread=0.5),
+        "e_c": Parameter(0.8, 0.05, 1.5, "1", "rate without weights and calls over the best FLOP/s", spread=0.5),
         "e_m": Parameter(0.5, 0.02, 4.0, "1", "rate of weights over memory bandwidth", spread=1),
         "e_a": Parameter(0.3, 0.02, 10.0, "1", "rate of passes over memory bandwidth", spread=1),
     },

@@ -10,15 +10,18 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 import torch.distributed as dist
 
 from moesim.cost.experts_loads import load_columns
 from moesim.lab.expert_parallel import ExpertWeights, routed_rows, sort_by_expert, weigh
 from moesim.lab.place import Call, Place, Task, Worker
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _WORK = (64, 512)  # rows and width of the product before a collective, some 0.4 ms on a core
 
@@ -224,6 +227,8 @@ class Tables:
 
 def tables(place: Place, tasks: Sequence[Task], seconds: Mapping[str, float]) -> Tables:
     """Sort timings by kind; tasks of other kinds are passed over. seconds: by key."""
+    import pandas as pd  # not at the top: every worker imports this module, and needs no tables
+
     kinds = (Product, RoutedExperts, Collective, Memory)
     chosen = {kind: [task for task in tasks if isinstance(task, kind)] for kind in kinds}
     rows = {
