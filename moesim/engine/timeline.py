@@ -42,24 +42,13 @@ class Timeline:
         return max((_busiest_stream_s(track.program) for track in self.tracks), default=0.0)
 
     def upper_bound_s(self) -> float:
-        """All operations one after another, each as long as its slowest rank, slowed by whatever may overlap it."""
-        ops = [op for track in self.tracks for op in track.program.ops]
-        share = max((op.compute_share for op in ops), default=0.0)
-        local = sum(float(op.seconds.max(initial=0.0)) for op in ops if op.transfer is None)
-        return local / (1 - share) + sum(
-            uses * float(_alone_s(transfer).max(initial=0.0)) for transfer, uses in self._collectives()
-        )
+        """All operations one after another, each as long as its slowest rank, slowed by whatever may overlap it.
 
-    def _collectives(self) -> list[tuple[Transfer, int]]:
-        """Every collective and how often it runs; programs that meet in one run it together."""
-        runs: dict[int, tuple[Transfer, int]] = {}
-        for track in self.tracks:
-            of_track = Counter(id(op.transfer) for op in track.program.ops if op.transfer is not None)
-            for op in track.program.ops:
-                if op.transfer is not None:
-                    key = id(op.transfer)
-                    runs[key] = op.transfer, max(of_track[key], runs[key][1] if key in runs else 0)
-        return list(runs.values())
+        Programs that never meet, neither in a collective nor on a link, run beside each other: the longest set counts.
+        """
+        return max(
+            (_in_a_row_s(programs) for programs in _meeting([track.program for track in self.tracks])), default=0.0
+        )
 
     def by_kind_s(self) -> dict[str, float]:
         """Mean over ranks of the seconds spent in each kind of operation; a collective counts its waiting."""
@@ -121,3 +110,41 @@ def _busiest_stream_s(program: Program) -> float:
         alone = op.seconds if op.transfer is None else _alone_s(op.transfer)[_members(op, program)]
         busy[op.stream] = busy.get(op.stream, 0.0) + alone
     return max((float(seconds.max(initial=0.0)) for seconds in busy.values()), default=0.0)
+
+
+def _meeting(programs: Sequence[Program]) -> list[list[Program]]:
+    """Programs in sets that share collectives or links, directly or through others."""
+    sets: list[tuple[set, list[Program]]] = []
+    for program in programs:
+        transfers = [op.transfer for op in program.ops if op.transfer is not None]
+        links = np.unique(np.concatenate([t.links for t in transfers])) if transfers else ()
+        touched, members = {("link", int(link)) for link in links} | {id(t) for t in transfers}, [program]
+        apart = []
+        for others, known in sets:
+            if touched.isdisjoint(others):
+                apart.append((others, known))
+            else:
+                touched, members = touched | others, known + members
+        sets = [*apart, (touched, members)]
+    return [members for _, members in sets]
+
+
+def _in_a_row_s(programs: Sequence[Program]) -> float:
+    ops = [op for program in programs for op in program.ops]
+    share = max((op.compute_share for op in ops), default=0.0)
+    local = sum(float(op.seconds.max(initial=0.0)) for op in ops if op.transfer is None)
+    return local / (1 - share) + sum(
+        uses * float(_alone_s(transfer).max(initial=0.0)) for transfer, uses in _collectives(programs)
+    )
+
+
+def _collectives(programs: Sequence[Program]) -> list[tuple[Transfer, int]]:
+    """Every collective and how often it runs; programs that meet in one run it together."""
+    runs: dict[int, tuple[Transfer, int]] = {}
+    for program in programs:
+        of_program = Counter(id(op.transfer) for op in program.ops if op.transfer is not None)
+        for op in program.ops:
+            if op.transfer is not None:
+                key = id(op.transfer)
+                runs[key] = op.transfer, max(of_program[key], runs[key][1] if key in runs else 0)
+    return list(runs.values())

@@ -155,6 +155,17 @@ def test_a_collective_may_run_again_before_everybody_has_left_the_first():
     assert timeline.upper_bound_s() == pytest.approx(7e-6)
 
 
+def test_programs_that_never_meet_are_bounded_side_by_side():
+    apart = [transfer([r], wire_s=4e-6, links=(r,)) for r in range(2)]
+    programs = [
+        Program(np.array([r]), (local("w", [1e-6]), collective("c", t, after=(0,)))) for r, t in enumerate(apart)
+    ]
+    timeline = simulate(programs, max_min, np.ones(2))
+    assert timeline.upper_bound_s() == pytest.approx(5e-6) == timeline.makespan_s
+    together = run(([0], programs[0].ops), ([1], [collective("c", transfer([1], wire_s=4e-6))]))
+    assert together.upper_bound_s() == pytest.approx(9e-6)
+
+
 def test_a_rank_that_never_comes_is_an_error_and_not_a_hang():
     t = transfer([0, 1], wire_s=1e-6, name="dispatch of layer 3")
     with pytest.raises(RuntimeError, match="dispatch of layer 3"):
