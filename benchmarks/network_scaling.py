@@ -1,4 +1,4 @@
-"""Draw the time of pricing one uneven all-to-all against its ranks, 8 to 8,960: ``reports/network_scaling.png``."""
+"""Draw the time of pricing one uneven all-to-all against its ranks, 8 to 8,960: ``reports/figures/network_scaling.png``."""
 
 import time
 from pathlib import Path
@@ -42,10 +42,10 @@ def main() -> None:
     axes.set(xlabel="ranks of one all-to-all", ylabel="seconds to price it", title="Uneven all-to-all, one core")
     axes.legend()
     axes.grid(alpha=0.3)
-    path = Path(__file__).parents[1] / "reports" / "network_scaling.png"
-    path.parent.mkdir(exist_ok=True)
+    path = Path(__file__).parents[1] / "reports" / "figures" / "network_scaling.png"
+    path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
-    print(path.relative_to(path.parents[1]))
+    print(path.relative_to(path.parents[2]))
 
 
 if __name__ == "__main__":

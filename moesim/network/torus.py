@@ -55,7 +55,7 @@ class Torus:
         slices = self._slices(source)
         for d in self.dimensions:
             rows, begin, size = d.rows(slices)
-            stretch = accumulate(d.lead[source] + d.tail[target] - begin, traffic, size).reshape(-1, d.n * d.n)
+            stretch = accumulate((d.lead[source] - begin) + d.tail[target], traffic, size).reshape(-1, d.n * d.n)
             for ids, share, crossed in d.ways():
                 load[ids[rows]] += (stretch * share[rows]) @ crossed  # ids of a way differ, but for the −1 at the end
         return load[:-1]
@@ -96,7 +96,7 @@ class Torus:
         """Combine what the tables of some slices say about the stretches of each pair."""
         result = np.zeros(np.broadcast_shapes(source.shape, target.shape))
         for d, table in zip(self.dimensions, tables, strict=True):
-            combine(result, table[d.lead[source] + d.tail[target] - d.rows(slices)[1]], out=result)
+            combine(result, table[(d.lead[source] - d.rows(slices)[1]) + d.tail[target]], out=result)
         return result
 
     def _slices(self, source: np.ndarray) -> tuple[int, int]:
