@@ -14,10 +14,11 @@ datasheet bandwidth, peak and cores. Chosen per kernel: row tile r, token tile T
     waves  = x ≤ 1 → 1, else ceil(x) − (1 − q)·(ceil(x) − x),  x = items·splits/slots
     hbm    = (B·H_k·L·κ·b·(1 + ρ·(shares − 1))/cache + B·H·(d + d_v)·2) / (BW·e_m)    cache > 1 where it holds all
     t      = t0 + fixed + max(grid, hbm) + φ·min(grid, hbm) + t_b·B
-             + [splits > 1]·(t_s + t_n·splits) + [window cuts]·t_w + [d no power of two]·t_p
+             + [splits > 1]·(t_s + t_n·splits) + [window cuts]·t_w + [late d]·t_p
 
 Groups that a kernel cannot pack (γ = 1, wide γ, too few CTAs; choice ``unpacked``) run a second kernel with one CTA per
-query head, that starts t_u later, with t_i2 and c_2 in place of t_i and c_0, and reads tokens by 32.
+query head, that starts t_u later, with t_i2 and c_2 in place of t_i and c_0, and reads tokens by 32. Late d are head
+dims that the fast kernel lacks: no powers of two, which are padded first, or those up to 64 (choice ``late_dims``).
 Source: split-KV scheduling as in FlashAttention-3 and TensorRT-LLM, fitted to kernel times measured by NVIDIA and
 published with AIConfigurator 0.12.0 (Apache-2.0).
 """
@@ -47,7 +48,7 @@ PARAMETERS = {
     "t_n": Parameter(1e-7, 1e-10, 2e-6, "s", "joining one more split", spread=1),
     "t_b": Parameter(3e-9, 1e-11, 3e-6, "s", "scheduling one sequence", spread=1.5),
     "t_w": Parameter(3e-7, 1e-8, 4e-5, "s", "masking outside a window", spread=1.5),
-    "t_p": Parameter(2e-7, 1e-8, 2e-5, "s", "extra launch that pads odd head dims", spread=1.5),
+    "t_p": Parameter(2e-7, 1e-8, 2e-5, "s", "later start of head dims that the fast kernel lacks", spread=1.5),
     "cache": Parameter(1.7, 1.0, CACHE_SPEEDUP, "1", "last-level cache over HBM bandwidth", spread=0.3),
     "rho": Parameter(0.4, 0.02, 1.0, "1", "share of the cache read again by each further row tile", spread=1),
     "phi": Parameter(0.2, 0.02, 1.0, "1", "share of the shorter of CTAs and HBM that is exposed", spread=0.7),
@@ -71,6 +72,7 @@ CHOICES = {
     "least_tiles": (1, 2, 4),
     "tile_tokens": (128, 64),
     "padded_dims": (False, True),
+    "late_dims": ("odd", "narrow"),
 }
 
 
@@ -106,7 +108,8 @@ def decode_seconds(
     overlapped = np.maximum(grid, hbm) + p["phi"] * np.minimum(grid, hbm)
     joined = np.where(splits > 1, p["t_s"] + p["t_n"] * splits, 0.0)
     extra = np.where(rows["context"] > visible, p["t_w"], 0.0) + np.where(unpacked, p["t_u"], 0.0)
-    extra += np.where(power_of_two(rows["key_dim"]) != rows["key_dim"], p["t_p"], 0.0)
+    late = rows["key_dim"] <= 64 if c["late_dims"] == "narrow" else power_of_two(rows["key_dim"]) != rows["key_dim"]
+    extra += np.where(late, p["t_p"], 0.0)
     return p["t0"] + fixed + overlapped + joined + extra + p["t_b"] * batch
 
 

@@ -79,7 +79,7 @@ def prefill_geometry(device: Device, rows: Rows) -> Rows:
 
 
 def _predict_decode(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]):
-    return decode_seconds(device, rows, _ABSENT | parameters, {"unpacked": "never"} | choices)
+    return decode_seconds(device, rows, _ABSENT | parameters, _ONLY | choices)
 
 
 def _predict_prefill(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]):
@@ -108,6 +108,7 @@ def _column(rows: Rows, name: str, measured: int) -> np.ndarray:
 _NUMERIC = ("batch_size", "isl", "step", "num_heads")
 # What MLA has not: a second kernel, windows, head dims that vary.
 _ABSENT = {"t_u": 0.0, "t_i2": 0.0, "c_2": 0.0, "t_w": 0.0, "t_p": 0.0}
+_ONLY = {"unpacked": "never", "late_dims": "odd"}
 _ABSENT_IN_PREFILL = {"t_p": 0.0, "alpha": 1.0}
 # Medians of the fits on four NVIDIA devices, where they differ from those of grouped-query attention.
 _DECODE_START = {"e_c": 0.9, "c_0": 2.5e-7, "t_i": 2.2e-6, "t_r": 8e-9, "t_s": 1.2e-6, "t_n": 1.6e-7, "t_b": 1.4e-8}
@@ -127,7 +128,7 @@ DECODE = replace(
         if name not in _ABSENT
     },
     choices={
-        **{n: c for n, c in attention.DECODE.choices.items() if n != "unpacked"},
+        **{n: c for n, c in attention.DECODE.choices.items() if n not in _ONLY},
         "tile_rows": (64, "16_then_64", 32, 128, 16),
     },
     predict=_predict_decode,
