@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,7 +33,11 @@ _STEERED_TOKENS_IN_FIT = 2048
 _FIT_TOKENS = 2**14
 _FIT_LAYERS = 6
 _BISECTIONS = 5
+_CORRECTIONS = 5
 _FIRST_GAIN = 0.4
+
+
+Simulate = Callable[["LatentModel"], Moments]
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,12 +121,10 @@ def fit(
     model = LatentModel(DIMENSIONS[4], 0.95, _time_weights(wanted.autocorrelation, _FIRST_GAIN))
     if wanted.next_layer_hit is not None and geometry.layers > 1:
         model = _fit_layers(model, wanted.next_layer_hit, simulate)
-    for _ in range(2):
-        model = dataclasses.replace(model, time_weights=_rescaled(model, wanted.autocorrelation, simulate(model)))
-    return model
+    return _fit_time(model, wanted.autocorrelation, simulate)
 
 
-def _fit_layers(model: LatentModel, hit: float, simulate) -> LatentModel:
+def _fit_layers(model: LatentModel, hit: float, simulate: Simulate) -> LatentModel:
     """Dimension and ρ for a next-layer hit; the hit falls with the dimension and rises with ρ."""
 
     def reached(**changes) -> float:
@@ -144,6 +146,20 @@ def _fit_layers(model: LatentModel, hit: float, simulate) -> LatentModel:
         else:
             weak = middle
     return dataclasses.replace(model, layer_persistence=_persistence((weak + strong) / 2))
+
+
+def _fit_time(model: LatentModel, wanted: Mapping[int, float], simulate: Simulate) -> LatentModel:
+    """Weights in time: corrected by what they reached, a few times; the best ones seen."""
+    best, least = model, np.inf
+    for _ in range(_CORRECTIONS):
+        reached = simulate(model)
+        error = sum((reached.autocorrelation[lag] - value) ** 2 for lag, value in wanted.items())
+        if error < least:
+            best, least = model, error
+        # Half-way: choices correlate more than in proportion to latents, and whole steps would swing to and fro.
+        steps = zip(model.time_weights, _rescaled(model, wanted, reached), strict=True)
+        model = dataclasses.replace(model, time_weights=tuple((old + new) / 2 for old, new in steps))
+    return best
 
 
 def _persistence(place: float) -> float:
@@ -179,7 +195,8 @@ def _pieces(offsets: np.ndarray) -> list[np.ndarray]:
     """Offsets of runs of whole sequences of some `_PIECE` tokens, longer sequences cut: each [sequences + 1]."""
     long = [np.arange(start, stop, _PIECE) for start, stop in itertools.pairwise(offsets) if stop - start > _PIECE]
     cuts = np.unique(np.concatenate([offsets, *long]))
-    first = np.unique(np.searchsorted(cuts, np.arange(0, offsets[-1], _PIECE)))
+    first = np.unique(np.searchsorted(cuts[:-1], np.arange(0, offsets[-1], _PIECE)))
+    first = first[first < len(cuts) - 1]  # the last sequence may reach beyond the last whole piece
     return [cuts[start : stop + 1] for start, stop in zip(first, [*first[1:], len(cuts) - 1], strict=True)]
 
 

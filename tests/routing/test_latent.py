@@ -2,6 +2,8 @@
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from moesim.routing import latent
 from moesim.routing.health import moments
@@ -64,16 +66,19 @@ def test_group_limits_hold_in_every_row():
     assert (1 + np.count_nonzero(np.diff(groups, axis=-1), axis=-1)).max() <= 2
 
 
-@pytest.mark.parametrize("offsets", [[0, 5000, 10_000], [0, 3, 10_000], list(range(0, 10_001, 100))])
-def test_pieces_cover_every_token_once_and_keep_short_sequences_whole(offsets):
-    pieces = latent._pieces(np.array(offsets))
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(1, 6000), min_size=1, max_size=12))
+def test_pieces_cover_every_token_once_and_keep_short_sequences_whole(lengths):
+    offsets = np.concatenate([[0], np.cumsum(lengths)])
+    pieces = latent._pieces(offsets)
     assert [piece[0] for piece in pieces[1:]] == [piece[-1] for piece in pieces[:-1]]
-    assert (pieces[0][0], pieces[-1][-1]) == (0, 10_000)
+    assert (pieces[0][0], pieces[-1][-1]) == (0, offsets[-1])
+    assert all(np.diff(piece).min() > 0 for piece in pieces)
     cuts = set(np.concatenate(pieces).tolist())
-    assert set(offsets) <= cuts
+    assert set(offsets.tolist()) <= cuts
     assert max(np.diff(piece).max() for piece in pieces) <= latent._PIECE
-    if len(offsets) == 101:
-        assert cuts - set(offsets) == set()
+    if max(lengths) <= latent._PIECE:
+        assert cuts == set(offsets.tolist())
 
 
 @pytest.mark.parametrize("task", ["law", "translation"])
