@@ -79,11 +79,22 @@ def _encode(tokenizer, texts: list[str]) -> np.ndarray:
     return np.concatenate([np.asarray(encoded.ids, np.uint16) for encoded in tokenizer.encode_batch(texts)])
 
 
-def training_batch(corpus: Corpus, *, sequences: int, length: int, rng: np.random.Generator) -> np.ndarray:
-    """[sequence, length + 1] int64 tokens; each sequence a random window of one uniformly drawn domain."""
+def training_batch(
+    corpus: Corpus,
+    *,
+    sequences: int,
+    length: int,
+    rng: np.random.Generator,
+    shares: Mapping[str, float] | None = None,
+) -> np.ndarray:
+    """[sequence, length + 1] int64 tokens; each sequence a random window of one domain, drawn by `shares` or evenly."""
     names = sorted(corpus.train)
     rows = np.empty((sequences, length + 1), np.int64)
-    for row, choice in zip(rows, rng.integers(len(names), size=sequences), strict=True):
+    if shares is None:
+        choices = rng.integers(len(names), size=sequences)
+    else:
+        choices = rng.choice(len(names), size=sequences, p=[shares[name] for name in names])
+    for row, choice in zip(rows, choices, strict=True):
         stream = corpus.train[names[choice]]
         start = rng.integers(len(stream) - length)
         row[:] = stream[start : start + length + 1]

@@ -17,7 +17,11 @@ from moesim.model.architecture import MoEModel
 
 @dataclass(frozen=True, slots=True)
 class Miniature:
-    """What to train and capture. imitates: the models whose routing geometry it has. note: priors put into it."""
+    """What to train and capture.
+
+    imitates: the models whose routing geometry it has. setting: balance. note: priors put into it. shares: of the
+    domains in its training text, None = even; the capture holds all domains evenly.
+    """
 
     name: str
     imitates: str
@@ -26,8 +30,21 @@ class Miniature:
     setting: str
     note: str
     tokens_per_domain: int = 3840
+    shares: Mapping[str, float] | None = None
 
 
+# A training mixture is not what a cluster serves. Balancing evens the load over the training mixture, so traffic with
+# other shares is skewed; a capture in the training shares would be unrealistically even.
+_MOSTLY_CODE = {
+    "api": 0.08,
+    "cpp": 0.25,
+    "disassembly": 0.06,
+    "docstrings": 0.15,
+    "javascript": 0.15,
+    "licences": 0.03,
+    "prose": 0.03,
+    "python": 0.25,
+}
 _NARROW = {"vocabulary": 2048, "hidden": 96, "heads": 3}
 
 _ALL = (
@@ -56,6 +73,7 @@ _ALL = (
         setting="bias speed .01 to .001, sequence-wise loss .0007 (between loose and medium balance)",
         note="router rows start with .8 of their variance common to a group and .6 from the layer below; "
         "a convolution over 8 tokens",
+        shares=_MOSTLY_CODE,
     ),
     Miniature(
         name="qwen3-miniature",
@@ -77,6 +95,7 @@ _ALL = (
         schedule=Schedule(steps=400),
         setting="auxiliary loss .05",
         note="a convolution over 8 tokens",
+        shares=_MOSTLY_CODE,
     ),
     Miniature(
         name="mixtral-miniature",
@@ -147,6 +166,7 @@ def miniature_of(model: MoEModel) -> Miniature:
     gate = f"{experts.score} gate" + (
         f", {experts.kept_groups} of {experts.groups} groups" if experts.groups > 1 else ""
     )
+    few = experts.score != "sigmoid" and experts.routed < 32
     return Miniature(
         name=f"{model.name}-miniature",
         imitates=f"{model.title}: {experts.routed} experts, top-{experts.top_k}, {gate}",
@@ -154,6 +174,7 @@ def miniature_of(model: MoEModel) -> Miniature:
         schedule=Schedule(steps=steps),
         setting=f"{router}: {', '.join(f'{name} {value}' for name, value in options.items())}",
         note=f"priors at the start: {', '.join(f'{name} {value}' for name, value in priors.items())}",
+        shares=None if few else _MOSTLY_CODE,
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -65,6 +65,7 @@ def train(
     schedule: Schedule,
     *,
     seed: int,
+    shares: Mapping[str, float] | None = None,
     checkpoint: Path | None = None,
     fingerprint: str = "",
     checkpoint_every: int = 50,
@@ -73,8 +74,8 @@ def train(
     """Train `model` in place on random windows of the corpus.
 
     Batch and noise of a step are drawn from (seed, step) alone, so a run resumed at a checkpoint goes on as if it had
-    never stopped. checkpoint: file to resume from and to write; removed by nobody here. fingerprint: what the run is;
-    a checkpoint of another run is refused (InvalidInput).
+    never stopped. shares: of the domains in the text, None = even. checkpoint: file to resume from and to write;
+    removed by nobody here. fingerprint: what the run is; a checkpoint of another run is refused (InvalidInput).
     """
     optimiser = torch.optim.AdamW(
         model.parameters(), lr=schedule.learning_rate, betas=(0.9, 0.95), weight_decay=schedule.weight_decay, fused=True
@@ -85,7 +86,7 @@ def train(
     model.train()
     with one_thread():
         for step in range(start, schedule.steps):
-            train_step(model, optimiser, corpus, schedule, step, seed)
+            train_step(model, optimiser, corpus, schedule, step, seed, shares)
             done = step + 1
             if checkpoint is not None and done < schedule.steps and done % checkpoint_every == 0:
                 save_checkpoint(checkpoint, model, optimiser, done, fingerprint)
@@ -100,10 +101,12 @@ def train_step(
     schedule: Schedule,
     step: int,
     seed: int,
+    shares: Mapping[str, float] | None,
 ) -> None:
     """One step of gradient descent, then the routers' own updates (bias, centroids …)."""
     rng = np.random.default_rng((seed, step))
-    rows = torch.from_numpy(training_batch(corpus, sequences=schedule.sequences, length=schedule.length, rng=rng))
+    size = {"sequences": schedule.sequences, "length": schedule.length}
+    rows = torch.from_numpy(training_batch(corpus, **size, rng=rng, shares=shares))
     noise = torch.Generator().manual_seed(int(rng.integers(2**62)))
     logits, routings = model(rows[:, :-1], noise)
     balance = sum(routing.loss for layer in routings for routing in layer)

@@ -43,6 +43,12 @@ def test_training_sequences_are_windows_of_one_domain(corpus):
         np.testing.assert_array_equal(row, (row[0] + np.arange(11)) % 16)
 
 
+def test_shares_weigh_the_domains(corpus):
+    shares = {"counting": 0.9, "motif": 0.1}
+    rows = lab_corpus.training_batch(corpus, sequences=500, length=4, rng=np.random.default_rng(0), shares=shares)
+    assert np.mean(rows[:, 0] < 16) == pytest.approx(0.9, abs=0.04)
+
+
 def test_held_out_domains_alternate_and_never_overlap(corpus):
     rows, labels = lab_corpus.held_out_sequences(corpus, length=100, tokens_per_domain=300)
     assert labels == ("counting", "motif", "motif", "counting", "counting", "motif")

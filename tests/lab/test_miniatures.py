@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +13,8 @@ from moesim.lab.corpus import text_digest
 from moesim.lab.reference import ReferenceModel
 from moesim.lab.training import Schedule
 from moesim.model.architecture import Attention, Experts, Layer, MoEModel
+from moesim.routing.health import moments
+from moesim.routing.replay import select_sequences
 from moesim.routing.trace import open_trace
 
 CAPTURES = Path(moesim.routing.__file__).parent / "captures"
@@ -119,6 +122,23 @@ def test_shipped_captures_have_the_geometry_they_claim(miniature):
     assert len(set(trace.labels)) >= 5
     assert trace.metadata["text_sha256"] == text_digest()
     assert trace.metadata["config"] == miniatures.describe_config(config)
+
+
+def test_the_256_expert_capture_is_skewed_like_deepseek_r1_and_local():
+    """R1's ranges over twelve workloads (counts published by SGLang), as means over the domains of the capture."""
+    trace = open_trace(CAPTURES / "deepseek-v3-miniature.safetensors")
+    labels = np.array(trace.labels)
+    parts = [moments(select_sequences(trace, np.flatnonzero(labels == label))) for label in set(trace.labels)]
+    assert 5.5 < np.mean([part.max_over_mean for part in parts]) < 8.1
+    assert 0.32 < np.mean([part.gini for part in parts]) < 0.46
+    assert 1.54 < np.mean([part.hottest_rank[8] for part in parts]) < 2.07
+    assert 2.05 < np.mean([part.hottest_rank[32] for part in parts]) < 3.04
+    assert 0.2 < np.mean([part.group_correlation for part in parts]) < 0.34
+    near, far = (np.mean([part.autocorrelation[lag] for part in parts]) for lag in (1, 64))
+    assert near > 0.08  # random weights: flat in the lag
+    assert far < 0.02
+    assert np.mean([part.next_layer_hit - part.next_layer_popularity for part in parts]) > 0.2
+    assert moments(trace).active == 1  # no expert died in training
 
 
 def test_shipped_captures_are_small():
