@@ -1,6 +1,7 @@
 """Calibrated kernels and collectives: on balanced traffic the network gives the equation back; physics always holds."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -24,12 +25,18 @@ FP8, BF16 = PRECISIONS["fp8_block"], PRECISIONS["bf16"]
 HIDDEN, EXPERTS = 7168, 256
 
 
+@cache
+def profile(name):
+    return load_profile(name)
+
+
 def machine(name, **options):
-    return machine_for(load_profile(name), options.pop("software", None), load_profile, **options)
+    return machine_for(profile(name), options.pop("software", None), profile, **options)
 
 
+@cache
 def network(name, devices):
-    return build_network(build_cluster(load_profile(name), devices))
+    return build_network(build_cluster(profile(name), devices))
 
 
 def balanced(ranks, tokens, copies):
