@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from typing import TYPE_CHECKING
+from zlib import crc32
 
 import numpy as np
 import torch
@@ -67,8 +68,8 @@ class RoutedExperts:
     @property
     def key(self) -> str:
         """Name in results."""
-        loads = ",".join(map(str, self.loads))
-        return f"experts {self.hidden} {self.ffn} {self.tokens} {self.top_k} {loads}"
+        digest = crc32(repr(self.loads).encode())
+        return f"experts {self.hidden} {self.ffn} {len(self.loads)} {self.tokens} {self.top_k} {digest:08x}"
 
     def row(self, place: Place) -> dict[str, object]:
         """As of every task; the loads as the equation reads them."""

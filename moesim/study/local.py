@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from moesim.lab.microbench import Sweep
     from moesim.lab.place import Place
 
-ROUNDS = 5
+ROUNDS = 8
 _APART = 0.1  # routings whose times differ by less are a draw: timings on a shared machine repeat to some 5 %
 _COUNT_BYTES = 8  # of one expert's count, sent before its tokens
 Progress = Callable[[str, int, int], None]
