@@ -62,10 +62,11 @@ def time_tasks(
 def _read_partial(path: Path, place: Place, tasks: Sequence[Task]) -> dict[tuple[int, str], float]:
     """Timings of a file by (round, key); starts the file where there is none. A line cut off in writing is dropped."""
     about = json.dumps({"place": asdict(place), "torch": torch.__version__, "tasks": [task.key for task in tasks]})
-    if not path.exists() or not path.read_text(encoding="utf-8").endswith("\n"):
-        kept = path.read_text(encoding="utf-8").rpartition("\n")[0] if path.exists() else ""
-        path.write_text((kept or about) + "\n", encoding="utf-8")
-    first, *lines = path.read_text(encoding="utf-8").splitlines()
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    whole = text.rpartition("\n")[0] or about
+    if not text.endswith("\n"):
+        path.write_text(whole + "\n", encoding="utf-8")
+    first, *lines = whole.splitlines()
     if first != about:
         raise InvalidInput(Problem("holds timings of other tasks or of another machine; delete it", file=str(path)))
     rows = [json.loads(line) for line in lines]

@@ -234,8 +234,12 @@ def _measured(
     from moesim.lab.place import facts
     from moesim.lab.stopwatch import time_tasks
 
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.open("a").close()  # before minutes of timing, not after
+    except OSError as error:
+        raise InvalidInput(Problem(f"cannot be written: {error.strerror}", file=str(partial))) from None
     seconds = time_tasks(place, tasks, rounds=rounds, partial=partial, progress=progress)
     if known is None:
         words = f"shortest of {rounds} rounds, load average {os.getloadavg()[0]:.1f}"

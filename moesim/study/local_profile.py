@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -93,7 +94,7 @@ def _profile(place: Place, facts: Facts, tables: Tables, date: str) -> str:
     rates = best_rates(tables, kind)
     lines = [
         "# Measured by moesim calibrate --measure. One device is one process.",
-        f"title: {facts.title!r}",
+        f"title: {json.dumps(facts.title)}",
         "device:",
         f"  kind: {kind}",
         "  peak:",

@@ -155,6 +155,20 @@ def test_another_kind_of_machine_is_refused(tmp_path):
         local.measure_profile(tmp_path / "profile.json", place=PLACE, progress=silent)
 
 
+def test_one_process_alone_has_no_links(made_up, tmp_path):
+    place = Place("cpu", 1)
+    found = local.validate_local(tmp_path, place=place, copies=(64,), progress=silent)
+    assert set(found.table["processes"]) == {1}
+    assert found.hardware.topology == {"kind": "single"}
+    assert found.hardware.device.scale_up_bytes_per_s is None
+
+
+def test_a_place_that_cannot_be_written_is_told_before_timing(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        local.measure_profile(tmp_path / "file" / "mine.yaml", place=PLACE, progress=silent)
+
+
 def test_order_counts_pairs_that_differ():
     """Of three routings two are a draw, and one of the two other pairs is predicted the wrong way round."""
     table = pd.DataFrame({
