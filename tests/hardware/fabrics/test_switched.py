@@ -1,6 +1,5 @@
 """NVLink domains, meshes and PCIe nodes, alone and on rails of leaf and spine switches."""
 
-import time
 from itertools import pairwise
 
 import networkx as nx
@@ -216,8 +215,7 @@ def test_degraded_parts_that_cannot_be():
         build_cluster(racks_of_72(), 72, degraded=cut)
 
 
-def test_4096_ranks_are_built_in_seconds():
-    start = time.perf_counter()
+def test_4096_ranks_are_built():
     cluster = build_cluster(racks_of_72(), 4096)
-    assert time.perf_counter() - start < 5  # about 0.5 s on an idle core
     assert cluster.ranks == 4096
+    assert sum(1 for *_, kind in cluster.graph.edges(data="kind") if kind == "nvlink") == 2 * 18 * 4096
