@@ -24,13 +24,17 @@ def validate(
         list[str] | None, typer.Option("--by", metavar="COLUMN", help="Break errors down by a column.")
     ] = None,
     local: Annotated[bool, typer.Option("--local", help="Measure this machine, predict, run, compare.")] = False,
+    profile: Annotated[
+        Path | None,
+        typer.Option("--profile", help="With --local: a profile measured before, instead of measuring now."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Predict the rows of measured tables and say how good the predictions are."""
     if local:
         from moesim.cli.local import validate_local
 
-        validate_local(json=json)
+        validate_local(profile=profile, json=json)
         return
     from moesim.spec.profile import load_profile
     from moesim.study.tables import read_table
