@@ -22,7 +22,7 @@ from moesim.routing.trace import RouterTrace
 LAYERS = 2
 SKEW = 1.2  # popularity of the n-th expert is n^-SKEW: the first rank, which holds the first experts, gets most tokens
 # (hidden, ffn) for many small and for few large experts, and token copies of a rank; see the sweeps of `microbench`.
-_WIDTHS = {"cpu": ((128, 64), (192, 320)), "cuda": ((3072, 1024), (4096, 7168))}
+_WIDTHS = {"cpu": ((128, 64), (192, 320)), "cuda": ((1024, 512), (2048, 4096))}
 _COPIES = {"cpu": (64, 256, 768), "cuda": (256, 4096, 32768)}
 _MANY = 32  # experts
 

@@ -15,7 +15,8 @@ from torch import Tensor
 
 from moesim.errors import InvalidInput
 
-_COLD_BYTES = 96 * 2**20  # weights that a worker cycles through, unless the cache asks for more
+# Weights that a worker cycles through, unless the cache asks for more: several times the largest matrices to be timed.
+_COLD_BYTES = {"cpu": 96 * 2**20, "cuda": 2 * 2**30}
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ class Place:
     @property
     def pool_bytes(self) -> int:
         """Memory that a worker takes its weights from, more than any cache holds."""
-        return int(max(_COLD_BYTES, 3 * (self.cache_bytes or 0)))
+        return int(max(_COLD_BYTES[self.device], 3 * (self.cache_bytes or 0)))
 
     @property
     def calls(self) -> int:

@@ -8,7 +8,7 @@ import pytest
 from moesim.cost.cpu import COLLECTIVE, EXPERTS, PRODUCT
 from moesim.errors import InvalidInput
 from moesim.lab import stopwatch
-from moesim.lab.closed_loop import Pass, balanced
+from moesim.lab.closed_loop import _WIDTHS, Pass, balanced
 from moesim.lab.microbench import CPU_SWEEP, CUDA_SWEEP, Sweep, sweep_tasks, tables
 from moesim.lab.place import Place, cpu_cache_bytes, facts, this_machine
 from moesim.lab.stopwatch import time_tasks
@@ -101,6 +101,16 @@ def test_sweeps_can_be_fitted(place, sweep):
     assert len(sweep.rows) * len(sweep.matrices) >= 2 * len(PRODUCT.parameters)
     assert 2 * len(sweep.experts) * len(sweep.copies) >= 2 * len(EXPERTS.parameters)
     assert 2 * len(sweep.elements) >= 2 * len(COLLECTIVE.parameters)
+
+
+@pytest.mark.parametrize(("place", "sweep"), [(Place("cpu", 2), CPU_SWEEP), (Place("cuda", 8), CUDA_SWEEP)])
+def test_weights_of_a_call_fit_the_cold_memory(place, sweep):
+    """Else they would not be cold; the largest experts of the closed loop have 256 of (128, 64) or (1024, 512)."""
+    elements = place.pool_bytes / place.dtype.itemsize
+    assert all(n * k <= elements / 2 for n, k in sweep.matrices)
+    assert all(3 * hidden * ffn * experts <= elements / 1.5 for hidden, ffn, experts, _ in sweep.experts)
+    hidden, ffn = _WIDTHS[place.device][0]
+    assert 3 * hidden * ffn * 256 <= elements / 1.5
 
 
 def test_one_process_has_no_collectives():
