@@ -5,9 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 _HIGHEST_INCLUSION = 0.995  # an expert that every token chose would need an infinite bias
-_ROUNDS = 10
+_ROUNDS = 20
 _MISPLACED = 0.01  # part of all choices that may still go to a wrong expert when steering stops
-_DAMPING = 0.7  # few latent dimensions tie experts to each other, and whole steps would overshoot
 _SAME_ORDER = 16
 
 
@@ -56,14 +55,20 @@ def steer(scores: np.ndarray, wanted: np.ndarray, k: int, groups: int = 1, kept_
 
     least = 0.25 / len(scores)
     goal = ndtri(np.clip(wanted, least, 1 - least))
-    bias = goal.copy()
+    bias, step = goal.copy(), 0.5
+    best, least_misplaced = bias, np.inf
     for _ in range(_ROUNDS):
         chosen = top_k(scores + bias.astype(scores.dtype), k, groups, kept_groups)
         share = np.bincount(chosen.ravel(), minlength=len(wanted)) / len(scores)
-        if np.abs(share - wanted).sum() <= _MISPLACED * k:
+        misplaced = np.abs(share - wanted).sum() / k
+        if misplaced < least_misplaced:
+            best, least_misplaced = bias, misplaced
+        else:
+            step *= 0.7  # few latent dimensions tie experts to each other, and long steps overshoot
+        if misplaced <= _MISPLACED:
             break
-        bias += _DAMPING * (goal - ndtri(np.clip(share, least, 1 - least)))
-    return bias.astype(scores.dtype)
+        bias = bias + step * (goal - ndtri(np.clip(share, least, 1 - least)))
+    return best.astype(scores.dtype)
 
 
 def draw_independent(load: np.ndarray, k: int, tokens: int, rng: np.random.Generator) -> np.ndarray:

@@ -53,10 +53,12 @@ def test_independent_choices_pair_up_any_two_experts():
     assert pairs[~np.eye(8, dtype=bool)].min() > 0.7 * 20_000 / 28
 
 
+@pytest.mark.parametrize("dimension", [4, 12])
 @pytest.mark.parametrize(("groups", "kept"), [(1, 1), (4, 2)])
-def test_steering_meets_the_wanted_load(groups, kept):
+def test_steering_meets_the_wanted_load(groups, kept, dimension):
     rng = np.random.default_rng(0)
-    scores = rng.standard_normal((8192, 12)) @ rng.standard_normal((12, 32)) / np.sqrt(12)
+    directions = rng.standard_normal((dimension, 32))
+    scores = rng.standard_normal((8192, dimension)) @ (directions / np.linalg.norm(directions, axis=0))
     wanted = inclusion(np.exp(rng.normal(0, 0.5, 32)), 4)
     chosen = top_k(scores + steer(scores, wanted, 4, groups, kept), 4, groups, kept)
     share = np.bincount(chosen.ravel(), minlength=32) / 8192
