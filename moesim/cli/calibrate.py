@@ -21,13 +21,16 @@ def calibrate(
     measure: Annotated[
         Path | None, typer.Option("--measure", metavar="OUT.yaml", help="Measure this machine and write its profile.")
     ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="With --measure: cpu or cuda; the machine's best by default.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Fit cost models to measured tables and keep the fit in the hardware profile."""
     if measure is not None:
         from moesim.cli.local import measure_machine
 
-        measure_machine(measure)
+        measure_machine(measure, device=device, json=json)
         return
     if not tables or hardware is None:
         raise InvalidInput("say what to fit: moesim calibrate TABLE… --hardware NAME, or --measure OUT.yaml")

@@ -28,13 +28,16 @@ def validate(
         Path | None,
         typer.Option("--profile", help="With --local: a profile measured before, instead of measuring now."),
     ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="With --local: cpu or cuda; the machine's best by default.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Predict the rows of measured tables and say how good the predictions are."""
     if local:
-        from moesim.cli.local import validate_local
+        from moesim.cli.local import LOCAL_FOLDER, validate_local
 
-        validate_local(profile=profile, json=json)
+        validate_local(profile=profile, folder=out or LOCAL_FOLDER, device=device, json=json)
         return
     from moesim.spec.profile import load_profile
     from moesim.study.tables import read_table
