@@ -44,14 +44,16 @@ MIXTURES = {
 READING = """\
 * **What is served decides the skew.** Balancing evens the load over the training mixture, which for the 256- and
   128-expert miniatures is half C++ and Python with 3 % prose and 3 % licences; every other mixture loads the experts
-  unevenly, as R1's published workloads do. Pick one with `labels:` in a scenario: `[docstrings, licences, prose]`
-  (English) is near R1 at every EP size, one rare domain is hotter, code is what the miniature was balanced for.
+  unevenly, as R1's published workloads do. Pick one with `labels:` in a scenario. For the 256-expert miniature
+  `[docstrings, licences, prose]` (English) is nearest to R1: Gini and EP32 in its range, EP8 a little above, max/mean
+  below; rarer text is hotter, and code is what the miniature was balanced for.
 * `deepseek-v3-miniature` against DeepSeek-R1, one domain at a time: max/mean, Gini, the hottest rank at EP8 and EP32
   and the correlation inside groups, as means over domains, lie in R1's range; single domains lie on both sides of it.
-  {v3_dead:.1%} of the experts are never chosen in a domain, none of R1's: the cold tail is too cold. The training
-  shares were chosen so that skew comes out like this.
-* `qwen3-miniature` has no reference of its own (no public record of Qwen3's routing was at hand); compare it with
-  DeepSeek-V2-Lite and OLMoE.
+  {v3_dead:.1%} of the experts are never chosen in a domain, none of R1's: the cold tail is too cold. The shares of the
+  training text were chosen so that skew comes out like this.
+* `qwen3-miniature` has no reference of its own (no public record of Qwen3's routing was at hand). DeepSeek-V2-Lite is
+  the nearest with per-token records: max/mean, Gini and autocorrelation lie in its range, next-layer hit just below;
+  the hottest rank at EP8 is cooler, for experts without groups do not cluster on ranks here.
 * `mixtral-miniature` against Mixtral: max/mean and Gini lie in range.
 * Locality: lag-1 autocorrelation of the 256-expert miniature is below DeepSeek-V2-Lite's range, at longer lags within
   it. V2-Lite is a 64/6 model; no per-token record of a 256-expert model is public.
