@@ -83,6 +83,19 @@ class LognormalRouting(Spec):
         return synthesis.lognormal(geometry, sigma=self.sigma, clusters=clusters, rng=rng, tokens=tokens)
 
 
+class LognormalTableRouting(Spec):
+    """Synthetic: lognormal loads with the skew of a counted table. table: made by `moesim import-trace` from counts."""
+
+    kind: Literal["lognormal_like"]
+    table: str
+
+    def build(self, geometry: Geometry, tokens: int, rng: np.random.Generator, beside: str) -> RouterTrace:
+        """A trace of the model's geometry."""
+        table = open_load_table(library.find("trace", self.table, beside=beside, field="table"))
+        fitted = synthesis.fit_lognormal(table, rng)
+        return synthesis.lognormal(geometry, **fitted, rng=rng, tokens=tokens, like=table)
+
+
 class BootstrapRouting(Spec):
     """Synthetic: independent tokens with counted loads. table: a load table made by `moesim import-trace`."""
 
@@ -110,6 +123,12 @@ class FittedRouting(Spec):
 
 
 Routing = Annotated[
-    TraceRouting | BalancedRouting | PowerLawRouting | LognormalRouting | BootstrapRouting | FittedRouting,
+    TraceRouting
+    | BalancedRouting
+    | PowerLawRouting
+    | LognormalRouting
+    | LognormalTableRouting
+    | BootstrapRouting
+    | FittedRouting,
     Field(discriminator="kind"),
 ]
