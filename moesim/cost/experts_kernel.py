@@ -6,16 +6,17 @@ without a gate. With w and a bytes per weight and activation element, BW datashe
 cores:
 
     b_m   = the kernel's tile of tokens, one size for all experts (below);  tiles = Σ_e ceil(n_e / b_m)
-    dram  = A·N·K·w / (BW·e_m)                                             weights of the touched experts, once
-    mma   = 2·(b_m + m0)·b_n·K / (F·e_c/C)                                 one tile on one core; m0: pipeline fill
-    load  = (r·a + b_n·w)·K / (c_l·BW/C)                                   its operands, from the last-level cache
-            r = (P + κ·(tiles·b_m − P)) / tiles                            token rows of a tile; a padded one counts κ
     x     = tiles·ceil(N/b_n) / C;  waves = x ≤ 1 → 1, else ceil(x) − (1 − q)·(ceil(x) − x)
+    dram  = A·N·K·w / (BW·e_m) · max(1, fill/x)^(1/2)                      weights of the touched experts, once;
+                                                                           fewer than `fill` waves leave HBM idle
+    mma   = 2·(b_m + 6.5)·b_n·K / (F·e_c/C)                                one tile on one core; 6.5: pipeline fill
+    load  = (r·a + b_n·w)·K / (c_l·BW/C)                                   its operands, from the last-level cache
+            r = (P + pad·(tiles·b_m − P)) / tiles                          token rows of a tile; a padded one counts pad
     grid  = max(waves·((mma^p + load^p)^(1/p) + t_w),  ceil(x/2)·(t_k·K/128·(1 + 3·b_m/128)/4 + t_w))
-    t     = t0 + Σ over both products (grid^p + dram^p)^(1/p)
+    t     = t0 + Σ over both products (grid^p_m + dram^p_m)^(1/p_m)
             + 2·P·(2·h + (g+1)·f) / (BW·e_a)                               permute, activation, un-permute of own pairs
             + c_t·T·h / BW + 2·c_k·T·k·(h + (g+1)·f) / BW                  passes over all T tokens, all T·k pairs
-            + t_r·T + t_e·A                                                routing; bookkeeping of an expert
+            + t_s·T·E + t_e·A                                              routing; bookkeeping of an expert
 
 g is 2 with a gate, else 1. T tokens enter the kernel, local or not; under expert parallelism without a dispatch
 before it a kernel still sorts and reduces all T·k pairs (Triton and Marlin kernels even write zeros for pairs of
@@ -26,7 +27,8 @@ pairs to be theirs: the next power of two of T·k/E_l (choice ``tile_load``: loc
 whichever tile is fastest, as an autotuner finds), clipped to ``smallest_tile`` … ``largest_tile``. Under EP the real
 load is ep times smaller, and the padding costs up to 2x.
 
-TPU (device.kind "tpu"): see `_systolic_time`; nobody has measured it here, so its interval stays that of a default.
+Source: the trial in the measurements' notes, then what residuals showed (``docs/cost-models/experts.md``): kernel times
+measured by NVIDIA, published with AIConfigurator 0.12.0 (Apache-2.0). TPUs: `moesim.cost.experts_tpu`.
 """
 
 from __future__ import annotations
@@ -42,29 +44,53 @@ from moesim.hardware.precision import Precision
 
 TILES = (8, 16, 32, 64, 128, 256)  # tokens of a tile, b_m
 _TILES_N = (64, 128, 256)  # output columns of a tile, b_n
+_FILL_ROWS = 6.5  # median of fits, 2 to 10
 _ACTIVATION_BYTES = 2.0  # between the kernels' passes activations are bf16
-_MXU = 128  # rows and columns of a TPU's matrix unit up to v5p (Jouppi et al. 2023); v6e and v7 have 256
-_RAGGED_TILE = 512  # token tile of Pallas' grouped matmul for large groups (jax.experimental.pallas.ops.tpu.megablox)
 
-# Starts are the middle of fits over four NVIDIA devices, hence also the stated defaults of a device that nobody
-# measured.
+# Starts are medians of fits over four NVIDIA devices, hence also the stated defaults of a device that nobody measured.
 PARAMETERS = {
-    "t0": Parameter(20e-6, 1e-6, 3e-4, "s", "fixed time: launches, sort and routing of one token", spread=1.5),
-    "e_m": Parameter(0.9, 0.3, 1.0, "1", "share of datasheet bandwidth reached", spread=0.3),
-    "e_c": Parameter(0.7, 0.1, 1.0, "1", "share of datasheet peak reached", spread=0.4),
-    "c_l": Parameter(4.0, 0.3, 40.0, "1", "cache-to-core rate over HBM rate", spread=0.7),
-    "pad": Parameter(0.7, 0.02, 10.0, "1", "loads of a padded row over those of a real one", spread=1.0),
-    "m0": Parameter(8.0, 0.5, 200.0, "rows", "pipeline fill of a tile, as rows of products", spread=1.0),
+    "t0": Parameter(16e-6, 1e-6, 3e-4, "s", "fixed time: launches, sort and routing of one token", spread=1.5),
+    "e_m": Parameter(0.92, 0.3, 1.0, "1", "share of datasheet bandwidth reached", spread=0.3),
+    "e_c": Parameter(0.9, 0.1, 1.0, "1", "share of datasheet peak reached", spread=0.4),
+    "c_l": Parameter(3.4, 0.3, 40.0, "1", "cache-to-core rate over HBM rate", spread=0.7),
+    "pad": Parameter(1.5, 0.02, 10.0, "1", "loads of a padded row over those of a real one", spread=1.0),
     "t_w": Parameter(1e-6, 1e-8, 2e-5, "s", "start and end of one wave", spread=1.0),
     "t_k": Parameter(1e-7, 1e-8, 5e-6, "s", "latency of 128 steps along K", spread=1.0),
-    "p": Parameter(1.6, 1.0, 8.0, "1", "overlap of HBM, loads and products: 1 none, large perfect", spread=0.5),
+    "fill": Parameter(0.5, 0.01, 4.0, "1", "waves that saturate HBM", spread=1.0),
+    "p": Parameter(2.5, 1.0, 8.0, "1", "overlap of loads and products: 1 none, large perfect", spread=0.5),
+    "p_m": Parameter(2.3, 1.0, 12.0, "1", "overlap of HBM and tiles", spread=0.5),
     "q": Parameter(0.8, 0.05, 1.0, "1", "wave quantisation: 1 full, 0 none", spread=0.3),
-    "e_a": Parameter(0.5, 0.03, 4.0, "1", "bandwidth share of the passes over own pairs", spread=0.8),
-    "c_t": Parameter(4.0, 0.1, 100.0, "bytes", "traffic per hidden element of every token that enters", spread=1.0),
+    "e_a": Parameter(0.8, 0.03, 4.0, "1", "bandwidth share of the passes over own pairs", spread=0.8),
+    "c_t": Parameter(4.5, 0.1, 100.0, "bytes", "traffic per hidden element of every token that enters", spread=1.0),
     "c_k": Parameter(0.05, 1e-3, 10.0, "1", "passes over all pairs that enter, local or not", spread=1.0),
-    "t_r": Parameter(2e-9, 1e-10, 1e-6, "s", "routing time per token that enters", spread=1.0),
-    "t_e": Parameter(5e-8, 1e-9, 3e-6, "s", "bookkeeping per touched expert", spread=1.0),
+    "t_s": Parameter(1e-11, 1e-13, 1e-9, "s", "routing time per token that enters and expert to score", spread=1.0),
+    "t_e": Parameter(8e-8, 1e-9, 3e-6, "s", "bookkeeping per touched expert", spread=1.0),
 }
+# Medians of the kernels of one kind, where they differ from that middle.
+_GENERATED = {"t0": 14e-6, "t_w": 5e-7, "pad": 2.4, "e_a": 1.0, "c_t": 7.4, "t_s": 8e-12, "fill": 0.36}
+_TRITON = {
+    "t0": 23e-6,
+    "e_c": 0.66,
+    "p": 1.7,
+    "e_a": 3.6,
+    "c_t": 7.8,
+    "c_k": 2.7,
+    "t_s": 1.3e-11,
+    "fill": 2.0,
+    "pad": 1.0,
+}
+_WIDENING = {
+    "t0": 3e-5,
+    "e_m": 0.8,
+    "e_c": 0.56,
+    "c_l": 4.3,
+    "p": 1.7,
+    "p_m": 1.7,
+    "q": 0.43,
+    "e_a": 0.6,
+    "t_e": 4.5e-8,
+}
+_CUTLASS = {"p": 5.4, "t_w": 1.6e-6, "e_a": 0.3, "c_t": 2.5, "t_s": 1.2e-11, "t_e": 1.3e-7, "fill": 2.0}
 CHOICES = {
     "tile_load": ("local", "twice_local", "global", "best"),
     "smallest_tile": (8, 16, 32, 64, 128),
@@ -77,7 +103,7 @@ COLUMNS = ("hidden_size", "width", "gated", "tokens", "top_k", "local_experts", 
 
 def bounds(device: Device, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
     """(memory_s, compute_s) [rows]: weights of the touched experts once through HBM; FLOPs of the pairs at peak."""
-    weights, activations = _formats(rows)
+    weights, activations = formats_of(rows)
     matrix = (rows["gated"] + 2.0) * rows["hidden_size"] * rows["width"]
     memory_s = rows["touched"] * matrix * weight_bytes(weights) / device.hbm_bytes_per_s
     return memory_s, 2 * rows["pairs"] * matrix / peak(device, weights, activations)
@@ -85,8 +111,6 @@ def bounds(device: Device, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 
 def predict(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]) -> np.ndarray:
     """[rows] seconds by the equation at the top; the tile of each row is searched unless `select` has chosen it."""
-    if device.kind == "tpu":
-        return _systolic_time(device, rows, parameters) + _passes(device, rows, parameters)
     if "tile_m" in rows:
         products = _products(device, rows, parameters, rows["tile_m"], rows["tiles"], rows["tile_n"])
     else:
@@ -110,8 +134,19 @@ def weight_bytes(weights: Precision) -> float:
     return 1.0 + 4 / 128**2 if weights.name == "fp8_block" else weights.bytes
 
 
-def _formats(rows: Rows) -> tuple[Precision, Precision]:
+def formats_of(rows: Rows) -> tuple[Precision, Precision]:
+    """(weights, activations) of rows, which all have one dtype."""
     return formats(str(np.asarray(rows["dtype"]).reshape(-1)[0]))
+
+
+def starts(key: Mapping[str, str]) -> Mapping[str, float]:
+    """Generic values by kind of kernel, from its name and dtype: where fits begin, and few shapes stay close."""
+    kernel, dtype = key.get("kernel", ""), key.get("dtype", "")
+    if "trtllm" in kernel or "min_latency" in kernel or dtype.startswith("w4a8"):
+        return _GENERATED  # TensorRT-LLM's generated kernels, also in FlashInfer
+    if dtype.startswith(("w4a16", "int4")):
+        return _WIDENING  # Marlin and others that widen 4-bit weights to bf16
+    return _TRITON if "triton" in kernel else _CUTLASS
 
 
 def _candidates(rows: Rows, choices: Mapping[str, object]) -> list[tuple[np.ndarray, np.ndarray, float]]:
@@ -134,7 +169,7 @@ def _products(
 ) -> np.ndarray:
     """Seconds of both grouped products on ``tiles`` token tiles of ``tile_m`` rows and ``tile_n`` columns."""
     p = parameters
-    weights, activations = _formats(rows)
+    weights, activations = formats_of(rows)
     flops = peak(device, weights, activations) * p["e_c"] / device.cores
     cache_rate = p["c_l"] * device.hbm_bytes_per_s / device.cores
     padded = np.maximum(tiles * tile_m - rows["pairs"], 0)
@@ -142,46 +177,35 @@ def _products(
     hidden, width = rows["hidden_size"], rows["width"]
     seconds = 0.0
     for n, k in (((rows["gated"] + 1) * width, hidden), (hidden, width)):
-        dram = rows["touched"] * n * k * weight_bytes(weights) / (device.hbm_bytes_per_s * p["e_m"])
-        mma = 2 * (tile_m + p["m0"]) * tile_n * k / flops
+        mma = 2 * (tile_m + _FILL_ROWS) * tile_n * k / flops
         load = (loaded_rows * activations.bytes + tile_n * weight_bytes(weights)) * k / cache_rate
-        x = tiles * np.ceil(n / tile_n) / device.cores
+        x = np.maximum(tiles * np.ceil(n / tile_n) / device.cores, 1e-9)
+        dram = rows["touched"] * n * k * weight_bytes(weights) / (device.hbm_bytes_per_s * p["e_m"])
+        dram = dram * np.sqrt(np.maximum(1, p["fill"] / x))
         waves = np.where(x <= 1, 1.0, np.ceil(x) - (1 - p["q"]) * (np.ceil(x) - x))
         latency = np.ceil(x / 2) * (p["t_k"] * k / 128 * (0.25 + 0.75 * tile_m / 128) + p["t_w"])
         grid = np.maximum(waves * (_overlap(mma, load, p["p"]) + p["t_w"]), latency)
-        seconds = seconds + _overlap(grid, dram, p["p"])
+        seconds = seconds + _overlap(grid, dram, p["p_m"])
     return seconds
 
 
 def _overlap(one: np.ndarray, other: np.ndarray, p: float) -> np.ndarray:
-    """Seconds of two things at once: their sum at p = 1, the longer one as p grows."""
-    return (one**p + other**p) ** (1 / p)
+    """Seconds of two things at once, (one^p + other^p)^(1/p): their sum at p = 1, the longer one as p grows."""
+    longer = np.maximum(one, other)
+    ratio = (np.minimum(one, other) / longer).astype(np.float32)  # powers are ten times faster so, and exact to 1e-7
+    return longer * (1 + ratio ** np.float32(p)) ** np.float32(1 / p)
+
+
+def pass_bytes(rows: Rows) -> np.ndarray:
+    """[rows] bytes of permuting, activating and un-permuting the rank's own pairs, in bf16."""
+    return rows["pairs"] * (2 * rows["hidden_size"] + (rows["gated"] + 2) * rows["width"]) * _ACTIVATION_BYTES
 
 
 def _passes(device: Device, rows: Rows, parameters: Mapping[str, float]) -> np.ndarray:
     """Seconds of everything but the products: launches, permutation, activation, reduction, routing."""
     p = parameters
-    pair = (2 * rows["hidden_size"] + (rows["gated"] + 2) * rows["width"]) * _ACTIVATION_BYTES
     entering = (rows["hidden_size"] + (rows["gated"] + 2) * rows["width"]) * _ACTIVATION_BYTES
-    moved = rows["pairs"] * pair / p["e_a"] + p["c_t"] * rows["tokens"] * rows["hidden_size"]
+    moved = pass_bytes(rows) / p["e_a"] + p["c_t"] * rows["tokens"] * rows["hidden_size"]
     moved = moved + p["c_k"] * rows["tokens"] * rows["top_k"] * entering
-    return p["t0"] + moved / device.hbm_bytes_per_s + p["t_r"] * rows["tokens"] + p["t_e"] * rows["touched"]
-
-
-def _systolic_time(device: Device, rows: Rows, parameters: Mapping[str, float]) -> np.ndarray:
-    """Seconds of a TPU's ragged grouped matmul: tiles follow each other on the matrix units, so there are no waves.
-
-    Tokens lie sorted by expert without padding; a tile that holds the border of two experts is multiplied once for each
-    of them, so an expert costs about one more (partly filled) tile than its tokens. N and K are padded to the unit.
-    """
-    p = parameters
-    weights, activations = _formats(rows)
-    mean = rows["pairs"] / np.maximum(rows["touched"], 1)
-    tile_m = np.clip(2.0 ** np.ceil(np.log2(np.maximum(mean, 1))), _MXU, _RAGGED_TILE)
-    multiplied = (np.ceil(rows["pairs"] / tile_m) + np.maximum(rows["touched"] - 1, 0)) * tile_m
-    flops, seconds = peak(device, weights, activations) * p["e_c"], 0.0
-    for n, k in (((rows["gated"] + 1) * rows["width"], rows["hidden_size"]), (rows["hidden_size"], rows["width"])):
-        dram = rows["touched"] * n * k * weight_bytes(weights) / (device.hbm_bytes_per_s * p["e_m"])
-        mma = 2 * multiplied * np.ceil(n / _MXU) * np.ceil(k / _MXU) * _MXU**2 / flops
-        seconds = seconds + _overlap(mma, dram, p["p"])
-    return seconds
+    routing = p["t_s"] * rows["tokens"] * rows["experts"] + p["t_e"] * rows["touched"]
+    return p["t0"] + moved / device.hbm_bytes_per_s + routing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from moesim.cost import cpu, experts_kernel
+from moesim.cost import cpu, experts_kernel, experts_tpu
 from moesim.cost.experts_loads import table_loads
 from moesim.cost.fitting import Family, Rows
 from moesim.hardware.device import Device
@@ -66,5 +66,6 @@ EXPERTS = Family(
     choices=experts_kernel.CHOICES,
     prepare=prepare,
     select=experts_kernel.select,
-    variants={"cpu": cpu.EXPERTS},
+    starts=experts_kernel.starts,
+    variants={"cpu": cpu.EXPERTS, "tpu": experts_tpu.EXPERTS},
 )  # fmt: skip
