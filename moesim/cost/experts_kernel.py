@@ -3,18 +3,19 @@
 A rank holds E_l experts and works on P token-expert pairs that touch A of them; expert e has n_e pairs. Its two
 grouped products are (N, K) = (2·f, h) and (h, f): hidden h, the rank's part of an expert's inner width f, (f, h)
 without a gate. With w and a bytes per weight and activation element, BW datasheet HBM bytes/s, F datasheet FLOP/s, C
-cores:
+cores, and R = (bf16 peak in FLOP/s)/300 bytes/s, a rate of the chip's cores and caches, which no HBM makes faster (H100
+and H200 share it; it is near the HBM bandwidth of H100 and B200):
 
     b_m   = the kernel's tile of tokens, one size for all experts (below);  tiles = Σ_e ceil(n_e / b_m)
     x     = tiles·ceil(N/b_n) / C;  waves = x ≤ 1 → 1, else ceil(x) − (1 − q)·(ceil(x) − x)
     dram  = A·N·K·w / (BW·e_m) · max(1, fill/x)^(1/2)                      weights of the touched experts, once;
                                                                            fewer than `fill` waves leave HBM idle
     mma   = 2·(b_m + 6.5)·b_n·K / (F·e_c/C)                                one tile on one core; 6.5: pipeline fill
-    load  = (r·a + b_n·w)·K / (c_l·BW/C)                                   its operands, from the last-level cache
+    load  = (r·a + b_n·w)·K / (c_l·R/C)                                    its operands, from the last-level cache
             r = (P + pad·(tiles·b_m − P)) / tiles                          token rows of a tile; a padded one counts pad
     grid  = max(waves·((mma^p + load^p)^(1/p) + t_w),  ceil(x/2)·(t_k·K/128·(1 + 3·b_m/128)/4 + t_w))
     t     = t0 + Σ over both products (grid^p_m + dram^p_m)^(1/p_m)
-            + 2·P·(2·h + (g+1)·f) / (BW·e_a)                               permute, activation, un-permute of own pairs
+            + 2·P·(2·h + (g+1)·f) / (R·e_a)                                permute, activation, un-permute of own pairs
             + c_t·T·h / BW + 2·c_k·T·k·(h + (g+1)·f) / BW                  passes over all T tokens, all T·k pairs
             + t_s·T·E + t_e·A                                              routing; bookkeeping of an expert
 
@@ -40,10 +41,11 @@ import numpy as np
 from moesim.cost.dtypes import formats, peak
 from moesim.cost.fitting import Parameter, Rows
 from moesim.hardware.device import Device
-from moesim.hardware.precision import Precision
+from moesim.hardware.precision import PRECISIONS, Precision
 
 TILES = (8, 16, 32, 64, 128, 256)  # tokens of a tile, b_m
 _TILES_N = (64, 128, 256)  # output columns of a tile, b_n
+_FLOPS_PER_BYTE = 300  # bf16 peak over HBM bandwidth of H100 (295) and B200 (292): a unit, nothing more
 _FILL_ROWS = 6.5  # median of fits, 2 to 10
 _ACTIVATION_BYTES = 2.0  # between the kernels' passes activations are bf16
 
@@ -52,7 +54,7 @@ PARAMETERS = {
     "t0": Parameter(16e-6, 1e-6, 3e-4, "s", "fixed time: launches, sort and routing of one token", spread=1.5),
     "e_m": Parameter(0.92, 0.3, 1.0, "1", "share of datasheet bandwidth reached", spread=0.3),
     "e_c": Parameter(0.9, 0.1, 1.0, "1", "share of datasheet peak reached", spread=0.4),
-    "c_l": Parameter(3.4, 0.3, 40.0, "1", "cache-to-core rate over HBM rate", spread=0.7),
+    "c_l": Parameter(3.4, 0.3, 40.0, "1", "cache-to-core rate over R", spread=0.7),
     "pad": Parameter(1.5, 0.02, 10.0, "1", "loads of a padded row over those of a real one", spread=1.0),
     "t_w": Parameter(1e-6, 1e-8, 2e-5, "s", "start and end of one wave", spread=1.0),
     "t_k": Parameter(1e-7, 1e-8, 5e-6, "s", "latency of 128 steps along K", spread=1.0),
@@ -60,7 +62,7 @@ PARAMETERS = {
     "p": Parameter(2.5, 1.0, 8.0, "1", "overlap of loads and products: 1 none, large perfect", spread=0.5),
     "p_m": Parameter(2.3, 1.0, 12.0, "1", "overlap of HBM and tiles", spread=0.5),
     "q": Parameter(0.8, 0.05, 1.0, "1", "wave quantisation: 1 full, 0 none", spread=0.3),
-    "e_a": Parameter(0.8, 0.03, 4.0, "1", "bandwidth share of the passes over own pairs", spread=0.8),
+    "e_a": Parameter(0.8, 0.03, 4.0, "1", "rate of the passes over own pairs over R", spread=0.8),
     "c_t": Parameter(4.5, 0.1, 100.0, "bytes", "traffic per hidden element of every token that enters", spread=1.0),
     "c_k": Parameter(0.05, 1e-3, 10.0, "1", "passes over all pairs that enter, local or not", spread=1.0),
     "t_s": Parameter(1e-11, 1e-13, 1e-9, "s", "routing time per token that enters and expert to score", spread=1.0),
@@ -171,7 +173,7 @@ def _products(
     p = parameters
     weights, activations = formats_of(rows)
     flops = peak(device, weights, activations) * p["e_c"] / device.cores
-    cache_rate = p["c_l"] * device.hbm_bytes_per_s / device.cores
+    cache_rate = p["c_l"] * _chip_bytes_per_s(device) / device.cores
     padded = np.maximum(tiles * tile_m - rows["pairs"], 0)
     loaded_rows = (rows["pairs"] + p["pad"] * padded) / np.maximum(tiles, 1e-9)
     hidden, width = rows["hidden_size"], rows["width"]
@@ -196,6 +198,11 @@ def _overlap(one: np.ndarray, other: np.ndarray, p: float) -> np.ndarray:
     return longer * (1 + ratio ** np.float32(p)) ** np.float32(1 / p)
 
 
+def _chip_bytes_per_s(device: Device) -> float:
+    """R: what cores and caches move goes with cores times clock, as the peak does."""
+    return peak(device, PRECISIONS["bf16"], PRECISIONS["bf16"]) / _FLOPS_PER_BYTE
+
+
 def pass_bytes(rows: Rows) -> np.ndarray:
     """[rows] bytes of permuting, activating and un-permuting the rank's own pairs, in bf16."""
     return rows["pairs"] * (2 * rows["hidden_size"] + (rows["gated"] + 2) * rows["width"]) * _ACTIVATION_BYTES
@@ -205,7 +212,7 @@ def _passes(device: Device, rows: Rows, parameters: Mapping[str, float]) -> np.n
     """Seconds of everything but the products: launches, permutation, activation, reduction, routing."""
     p = parameters
     entering = (rows["hidden_size"] + (rows["gated"] + 2) * rows["width"]) * _ACTIVATION_BYTES
-    moved = pass_bytes(rows) / p["e_a"] + p["c_t"] * rows["tokens"] * rows["hidden_size"]
-    moved = moved + p["c_k"] * rows["tokens"] * rows["top_k"] * entering
+    own = pass_bytes(rows) / (p["e_a"] * _chip_bytes_per_s(device))
+    moved = p["c_t"] * rows["tokens"] * rows["hidden_size"] + p["c_k"] * rows["tokens"] * rows["top_k"] * entering
     routing = p["t_s"] * rows["tokens"] * rows["experts"] + p["t_e"] * rows["touched"]
-    return p["t0"] + moved / device.hbm_bytes_per_s + routing
+    return p["t0"] + own + moved / device.hbm_bytes_per_s + routing
