@@ -82,7 +82,7 @@ def entry_from_fit(fit: Fit) -> dict[str, object]:
         "error": [_digits(e, 3) for e in fit.error],
         "held_out": fit.held_out,
         "interval": [_digits(factor) for factor in fit.interval],
-        "range": {column: [_digits(low), _digits(high)] for column, (low, high) in fit.range.items()},
+        "range": {column: [_digits(low, 12), _digits(high, 12)] for column, (low, high) in fit.range.items()},
     }
 
 
