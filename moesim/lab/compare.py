@@ -34,9 +34,9 @@ class RouterRun:
     """One router after training.
 
     trace: its capture of held-out text. held_out_loss: nats per token. dropped: share of the choices that its capacity
-    dropped on held-out text. moments: of the trace. experts, top_k: geometry of its layers; width: of one expert,
-    relative to the widest comparison (1 = that of a router with all the experts). passes: dispatches a layer makes.
-    parameters: of the whole model.
+    dropped on held-out text. moments: of the trace. experts, top_k: geometry of one pass of a layer, as the trace has
+    it (top_k is the most that a token takes where the number varies). passes: dispatches a layer makes, each a layer of
+    the trace. width: of an expert, 1 = that of a router that takes any number. parameters: of the whole model.
     """
 
     router: str
@@ -59,15 +59,18 @@ def train_routers(
     steps: int = 200,
     tokens_per_domain: int = 2048,
     rng_seed: int = 0,
+    shares: Mapping[str, float] | None = None,
     folder: str | Path | None = None,
     corpus: Corpus | None = None,
     progress: Progress = silent,
 ) -> list[RouterRun]:
     """Train and capture each router in turn, about a CPU-minute each at 200 steps.
 
-    experts, top_k: of the routers that take any. folder: where each capture is written once it is done, and found again
-    by the next call with the same arguments. corpus: other text than the shipped one. Raises InvalidInput for unknown
-    names, all at once.
+    experts, top_k: of the routers that take any. shares: of the domains in the training text (captures hold them
+    evenly), for instance `moesim.lab.geometries.MOSTLY_CODE`, which gives the captures served traffic's skew; None =
+    even, so that the captures are as balanced as the training. folder: where each capture is written once it is done,
+    and found again by the next call with the same arguments. corpus: other text than the shipped one. Raises
+    InvalidInput for unknown names, all at once.
     """
     if unknown := [name for name in names if name not in ROUTERS]:
         known = ", ".join(ROUTERS)
@@ -76,7 +79,7 @@ def train_routers(
     runs = []
     for name in names:
         config = config_of(name, corpus.vocabulary, experts, top_k)
-        described = describe(config, corpus, Schedule(steps=steps), tokens_per_domain, rng_seed)
+        described = describe(config, corpus, Schedule(steps=steps), tokens_per_domain, rng_seed, shares)
         path = None if folder is None else Path(folder) / f"{name}.safetensors"
         trace = None if path is None else find_trace(path, described)
         if trace is None:
@@ -112,7 +115,12 @@ def config_of(name: str, vocabulary: int, experts: int, top_k: int) -> Reference
 
 
 def describe(
-    config: ReferenceConfig, corpus: Corpus, schedule: Schedule, tokens_per_domain: int, rng_seed: int
+    config: ReferenceConfig,
+    corpus: Corpus,
+    schedule: Schedule,
+    tokens_per_domain: int,
+    rng_seed: int,
+    shares: Mapping[str, float] | None = None,
 ) -> dict[str, object]:
     """What fixes a run: the same description, the same training."""
     described = {
@@ -121,6 +129,7 @@ def describe(
         "config": asdict(config),
         "schedule": asdict(schedule),
         "tokens_per_domain": tokens_per_domain,
+        "shares": shares,
         "torch": str(torch.__version__),
         "machine": platform.machine(),
     }
@@ -145,7 +154,7 @@ def trace_of_router(
 ) -> RouterTrace:
     """Train one model as described and capture it."""
     model = ReferenceModel(config, torch.Generator().manual_seed(described["seed"]))
-    train(model, corpus, schedule, seed=described["seed"], progress=progress)
+    train(model, corpus, schedule, seed=described["seed"], shares=described["shares"], progress=progress)
     sequences, labels = held_out_sequences(
         corpus, length=schedule.length, tokens_per_domain=described["tokens_per_domain"]
     )
@@ -185,7 +194,7 @@ def run_of_trace(trace: RouterTrace) -> RouterRun:
         dropped=about["dropped"],
         moments=moments(trace),
         experts=config["experts"],
-        top_k=config["top_k"],
+        top_k=trace.top_k,
         width=config["expert_ffn"] // NARROWEST,
         passes=about["passes"],
         parameters=about["parameters"],

@@ -35,7 +35,7 @@ class Miniature:
 
 # A training mixture is not what a cluster serves. Balancing evens the load over the training mixture, so traffic with
 # other shares is skewed; a capture in the training shares would be unrealistically even.
-_MOSTLY_CODE = {
+MOSTLY_CODE = {
     "api": 0.08,
     "cpp": 0.25,
     "disassembly": 0.06,
@@ -73,7 +73,7 @@ _ALL = (
         setting="bias speed .01 to .001, sequence-wise loss .0007 (between loose and medium balance)",
         note="router rows start with .8 of their variance common to a group and .6 from the layer below; "
         "a convolution over 8 tokens",
-        shares=_MOSTLY_CODE,
+        shares=MOSTLY_CODE,
     ),
     Miniature(
         name="qwen3-miniature",
@@ -95,7 +95,7 @@ _ALL = (
         schedule=Schedule(steps=400),
         setting="auxiliary loss .05",
         note="a convolution over 8 tokens",
-        shares=_MOSTLY_CODE,
+        shares=MOSTLY_CODE,
     ),
     Miniature(
         name="mixtral-miniature",
@@ -174,7 +174,7 @@ def miniature_of(model: MoEModel) -> Miniature:
         schedule=Schedule(steps=steps),
         setting=f"{router}: {', '.join(f'{name} {value}' for name, value in options.items())}",
         note=f"priors at the start: {', '.join(f'{name} {value}' for name, value in priors.items())}",
-        shares=None if few else _MOSTLY_CODE,
+        shares=None if few else MOSTLY_CODE,
     )
 
 
