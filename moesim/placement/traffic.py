@@ -20,10 +20,15 @@ LEVELS = ("expert", "rank", "node")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerTraffic:
-    """One MoE layer. tokens: [rank, slot] token copies an expert slot computes. copies: [source, destination] copies
-    that dispatch sends, own rank included on the diagonal; combine sends them back."""
+    """One MoE layer.
+
+    tokens: [rank, slot] token-expert pairs that an expert slot computes. entering: [rank] tokens that arrive at the
+    experts of a rank, whose kernel spreads them to the pairs. copies: [source, destination] copies that dispatch sends,
+    own rank included on the diagonal; combine sends them back.
+    """
 
     tokens: np.ndarray
+    entering: np.ndarray
     copies: np.ndarray
 
 
@@ -58,18 +63,17 @@ def layer_traffic(
     slots = choose_slots(placement, layer, ids)
     valid = ... if count is None else np.arange(ids.shape[1]) < count[:, None]
     ranks = placement.ranks
-    tokens = np.bincount(slots[valid].ravel(), minlength=ranks * placement.slots_per_rank)
+    tokens = np.bincount(slots[valid].ravel(), minlength=ranks * placement.slots_per_rank).reshape(ranks, -1)
     destination = slots // placement.slots_per_rank
     if level == "expert":
         pairs = (source[:, None] * ranks + destination)[valid].ravel()
         copies = np.bincount(pairs, minlength=ranks * ranks).reshape(ranks, ranks)
-    elif level == "rank":
-        copies = _distinct(source, destination, valid, ranks, ranks)
-    elif level == "node":
-        copies = _through_servers(source, destination, valid, node, ranks)
-    else:
+        return LayerTraffic(tokens, tokens.sum(axis=1), copies)
+    if level not in LEVELS:
         raise ValueError(f"level {level!r} is not one of {', '.join(LEVELS)}")
-    return LayerTraffic(tokens.reshape(ranks, placement.slots_per_rank), copies)
+    distinct = _distinct(source, destination, valid, ranks, ranks)
+    copies = distinct if level == "rank" else _through_servers(source, destination, valid, node, distinct)
+    return LayerTraffic(tokens, distinct.sum(axis=0), copies)
 
 
 def _distinct(
@@ -86,22 +90,27 @@ def _distinct(
 
 
 def _through_servers(
-    source: np.ndarray, destination: np.ndarray, valid: np.ndarray | EllipsisType, node: np.ndarray, ranks: int
+    source: np.ndarray,
+    destination: np.ndarray,
+    valid: np.ndarray | EllipsisType,
+    node: np.ndarray,
+    distinct: np.ndarray,
 ) -> np.ndarray:
     """One copy to each other server, received by the peer with the sender's local index, which fans it out there.
 
-    A server smaller than the sender's takes the copy on its last rank.
+    A server smaller than the sender's takes the copy on its last rank. distinct: copies [source, destination] with one
+    for each rank.
     """
+    ranks = len(distinct)
     _, first, server, size = np.unique(node, return_index=True, return_inverse=True, return_counts=True)
     local = np.arange(ranks) - first[server]
     peer = first[None, :] + np.minimum(local[:, None], size[None, :] - 1)  # [rank, server]
     crossing = _distinct(source, server[destination], valid, ranks, size.size)
     crossing[np.arange(ranks), server] = 0
-    fanned = _distinct(source, destination, valid, ranks, ranks)
 
     copies = np.zeros((ranks, ranks), dtype=np.int64)
     np.add.at(copies, (np.arange(ranks)[:, None], peer), crossing)
     remote = server[:, None] != server[None, :]
     carrier = np.where(remote, peer[:, server], np.arange(ranks)[:, None])  # [source, destination]
-    np.add.at(copies, (carrier, np.arange(ranks)[None, :]), fanned)
+    np.add.at(copies, (carrier, np.arange(ranks)[None, :]), distinct)
     return copies

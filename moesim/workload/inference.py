@@ -144,9 +144,11 @@ class _Builder:
         result: list[Work | None] = [None] * len(kinds)
         for experts in dict.fromkeys(kinds):
             rows = [row for row, kind in enumerate(kinds) if kind == experts]
+            here = deployment.parallelism.ep_index
             cost = routed_experts(
                 deployment.machine,
-                np.stack([traffic[row].tokens[deployment.parallelism.ep_index] for row in rows]),
+                np.stack([traffic[row].tokens[here] for row in rows]),
+                **self._entering(np.stack([traffic[row].entering[here] for row in rows]), experts.top_k),
                 hidden=deployment.model.hidden,
                 ffn=experts.ffn // deployment.parallelism.expert_tp,
                 gated=experts.gated,
@@ -156,6 +158,15 @@ class _Builder:
             for position, row in enumerate(rows):
                 result[row] = Work("experts", *(part[position] for part in (cost.seconds, cost.low, cost.high)))
         return result
+
+    def _entering(self, arrived: np.ndarray, top_k: int) -> dict[str, object]:
+        """What the experts' kernel sees before it spreads tokens. arrived: [layer, rank] tokens sent to it."""
+        deployment = self.pricing.deployment
+        if deployment.parallelism.attention_dp == 1:
+            return {"entering": np.full(arrived.shape, self.pricing.batch.tokens.sum()), "top_k": top_k}
+        if KERNELS[deployment.kernel].level == "expert":  # every pair arrives as a token of its own
+            return {}
+        return {"entering": arrived, "top_k": top_k}
 
     def attention(self, emit: Emitter, index: int, layer: Layer, after: tuple[int, ...]) -> tuple[int, ...]:
         """Attention of a layer, and the sum of its partial outputs over tensor-parallel ranks."""

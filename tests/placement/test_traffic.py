@@ -15,6 +15,7 @@ def test_copies_by_hand_at_each_level():
     def pairs(level):
         traffic = layer_traffic(placement, 0, ids, source, level=level, node=node)
         assert traffic.tokens.ravel().tolist() == [0, 0, 1, 0, 1, 1, 1, 0]
+        assert traffic.entering.tolist() == ([0, 1, 2, 1] if level == "expert" else [0, 1, 1, 1])
         return {(int(s), int(d)): int(traffic.copies[s, d]) for s, d in np.argwhere(traffic.copies)}
 
     assert pairs("expert") == {(0, 1): 1, (0, 2): 2, (0, 3): 1}
