@@ -38,13 +38,19 @@ class Timeline:
         return float(units.seconds(max((int(track.end.max(initial=0)) for track in self.tracks), default=0)))
 
     def lower_bound_s(self) -> float:
-        """The largest busy time of one stream of one rank, every operation alone and at full speed, peers on time."""
-        return max((_busiest_stream_s(track.program) for track in self.tracks), default=0.0)
+        """The largest busy time of one stream of one rank, every operation alone and at full speed, peers on time.
+
+        Less a tick an operation, which the clock may round away.
+        """
+        return max(
+            (_busiest_stream_s(track.program) - _rounding_s(track.program) for track in self.tracks), default=0.0
+        )
 
     def upper_bound_s(self) -> float:
         """All operations one after another, each as long as its slowest rank, slowed by whatever may overlap it.
 
         Programs that never meet, neither in a collective nor on a link, run beside each other: the longest set counts.
+        Plus a tick an operation, which the clock may round up.
         """
         return max(
             (_in_a_row_s(programs) for programs in _meeting([track.program for track in self.tracks])), default=0.0
@@ -133,9 +139,12 @@ def _in_a_row_s(programs: Sequence[Program]) -> float:
     ops = [op for program in programs for op in program.ops]
     share = max((op.compute_share for op in ops), default=0.0)
     local = sum(float(op.seconds.max(initial=0.0)) for op in ops if op.transfer is None)
-    return local / (1 - share) + sum(
-        uses * float(_alone_s(transfer).max(initial=0.0)) for transfer, uses in _collectives(programs)
-    )
+    collectives = sum(uses * float(_alone_s(transfer).max(initial=0.0)) for transfer, uses in _collectives(programs))
+    return local / (1 - share) + collectives + sum(_rounding_s(program) for program in programs)
+
+
+def _rounding_s(program: Program) -> float:
+    return len(program.ops) / units.TICKS_PER_SECOND
 
 
 def _collectives(programs: Sequence[Program]) -> list[tuple[Transfer, int]]:

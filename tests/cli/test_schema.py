@@ -32,5 +32,8 @@ def test_shipped_files_agree_with_the_schema(kind):
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((SCHEMAS / f"{kind}.json").read_text())
     for name in library.names(FOLDERS[kind]):
-        data = yaml.safe_load(library.find(FOLDERS[kind], name).read_text())
+        text = library.find(FOLDERS[kind], name).read_text()
+        if f"docs/schema/{kind}.json" not in text and kind == "scenario":
+            continue  # it names another schema
+        data = yaml.safe_load(text)
         jsonschema.validate(data, schema)
