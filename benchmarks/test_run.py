@@ -52,6 +52,8 @@ def scaled(ranks):
         f"placement={{kind: replicate_hot, slots_per_rank: {max(2, -(-288 // ranks))}}}",
         "workload.sequences_per_rank=64",
     ]
+    if ranks > 72:  # several racks, over InfiniBand
+        changes.append("network.all_to_all=deepep_low_latency")
     return lambda: run_scenario("quickstart", changes)
 
 

@@ -82,11 +82,15 @@ def _print(summary) -> None:
 
 
 def _draw(found, folder: Path) -> None:
-    from moesim.report.validation_figures import draw_predicted_against_measured
+    from moesim.cost.families import FAMILIES
+    from moesim.report.validation_figures import draw_predicted_against_measured, draw_residuals_by_size
 
     folder.mkdir(parents=True, exist_ok=True)
     for family, rows in found.rows.groupby("family"):
-        path = folder / f"{family}.png"
-        column = "held_out_s" if rows["held_out_s"].notna().any() else "after_s"
-        draw_predicted_against_measured(rows, path, predicted=column, by="software", title=f"{family}, held-out shapes")
-        note(f"wrote {path}")
+        scatter, residuals = folder / f"{family}.png", folder / f"{family}_residuals.png"
+        held_out = rows["held_out_s"].notna().any()
+        column, title = ("held_out_s", "held-out shapes") if held_out else ("after_s", "in sample")
+        title = f"{family}, {title}"
+        draw_predicted_against_measured(rows, scatter, predicted=column, by="software", title=title)
+        draw_residuals_by_size(rows, FAMILIES[family].size, residuals, predicted=column, by="software", title=title)
+        note(f"wrote {scatter}\nwrote {residuals}")
