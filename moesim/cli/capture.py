@@ -25,6 +25,9 @@ def capture(
     shipped: Annotated[
         Path | None, typer.Option("--shipped", metavar="DIR", help="Remake all shipped captures into a folder.")
     ] = None,
+    router: Annotated[
+        str | None, typer.Option("--router", help="With --model or --miniature: another router (--list-routers).")
+    ] = None,
     out: Annotated[Path, typer.Option("--out", "-o", help="Trace to write.")] = Path("trace.safetensors"),
     seed: Annotated[int, typer.Option("--seed", help="Seed of weights and batches.")] = 0,
     tokens: Annotated[int | None, typer.Option("--tokens", help="Most tokens to capture (transformers).")] = None,
@@ -53,7 +56,7 @@ def capture(
         from moesim.spec.model_file import load_model
 
         wanted = miniature or miniature_of(load_model(model))
-        written = [capture_miniature(wanted, out, rng_seed=seed, progress=progress)]
+        written = [capture_miniature(wanted, out, router=router, rng_seed=seed, progress=progress)]
     else:
         from moesim.lab.miniatures import remake_shipped
 

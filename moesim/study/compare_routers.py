@@ -43,6 +43,9 @@ def compare_routers(
         for name in scenarios:
             progress(f"{run.router} on {name}", len(rows), len(runs))
             document = read_scenario(name)
+            # Fewer, wider experts need fewer slots; spare ones would hold copies, whose weights are read in vain.
+            slots = -(-run.experts // document.data["parallelism"]["ep"])
+            document = document.with_value("placement.slots_per_rank", slots)
             model = with_router(load_model(document.data["model"]), run)
             metrics = run_assembly(document, assemble(document, model=model, trace=run.trace)).metrics
             row[f"{name}_step_s"] = metrics["step_time_s"]

@@ -1,0 +1,93 @@
+"""``moesim serve``: requests in, latencies out."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moesim.cli.output import Progress, note, print_json, print_table, say
+
+
+def serve(
+    scenario: Annotated[str, typer.Argument(help="Name of a shipped serving scenario, or a YAML file.")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures and the table of requests.")] = None,
+    exact: Annotated[bool, typer.Option("--exact", help="Simulate every step, not runs of equal steps.")] = False,
+    change: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. load.arrivals.in_flight=32."),
+    ] = None,
+) -> None:
+    """Serve a load and print TTFT, TPOT, throughput and goodput. Partial results of a stopped run are marked."""
+    from moesim.study.serve import serve_scenario
+
+    show = Progress()
+    result = serve_scenario(
+        scenario, change or (), exact=exact, progress=lambda done, total: show("requests", done, total)
+    )
+    if out is not None:
+        for path in _write(result, out):
+            note(f"wrote {path}")
+    if result.run.stopped:
+        note(f"{result.run.stopped}: partial results of {result.metrics['requests']['finished']} finished requests")
+    if json:
+        print_json(result.metrics)
+    else:
+        _print(result.metrics)
+
+
+def _write(result, folder: Path) -> list[Path]:
+    from moesim.report.serving_figures import draw_latencies, draw_timeline
+
+    folder.mkdir(parents=True, exist_ok=True)
+    title = result.metrics["title"] + (f" ({result.run.stopped})" if result.run.stopped else "")
+    paths = [folder / name for name in ("timeline.png", "latencies.png", "requests.parquet")]
+    draw_timeline(result.run.journals, paths[0], title)
+    draw_latencies(result.table, paths[1], title)
+    partial = paths[2].with_suffix(".partial")
+    result.table.to_parquet(partial)
+    os.replace(partial, paths[2])
+    return paths
+
+
+def _print(metrics: dict) -> None:
+    from moesim.units import format_seconds
+
+    say(f"{metrics['scenario']}: {metrics['title']}")
+    if metrics["description"]:
+        say(metrics["description"].strip())
+    say()
+    if metrics["stopped"] == "overloaded":
+        say("overloaded: requests come faster than they are served; stopped, what follows is partial")
+    elif metrics["stopped"]:
+        say(f"{metrics['stopped']}: what follows is partial")
+    counts = metrics["requests"]
+    say("requests    " + ", ".join(f"{count} {name}" for name, count in counts.items() if count or name == "finished"))
+    levels = ("mean", "p50", "p90", "p95", "p99")
+    rows = []
+    for name, label in (("ttft_s", "TTFT"), ("tpot_s", "TPOT"), ("latency_s", "end to end")):
+        found = metrics[name]
+        if found:
+            low, high = found.get("mean_low"), found.get("mean_high")
+            interval = f"{format_seconds(low)} – {format_seconds(high)}" if low is not None else ""
+            rows.append((label, *(format_seconds(found[level]) for level in levels), interval))
+    print_table(rows, header=("", *levels, "mean, 80 %"), right=range(1, 7))
+    say()
+    rate = f"{metrics['requests_per_s']:.2f} requests/s, {metrics['output_tokens_per_s']:,.0f} output tokens/s"
+    say(f"throughput  {rate}, {metrics['output_tokens_per_s_per_device']:,.0f} a device ({metrics['devices']})")
+    if good := metrics["goodput"]:
+        slo = f"TTFT ≤ {format_seconds(good['ttft_s'])}, TPOT ≤ {format_seconds(good['tpot_s'])}"
+        say(f"goodput     {good['requests_per_s']:.2f} requests/s, {good['share']:.1%} within {slo}")
+    for number, server in enumerate(metrics["servers"]):
+        if server["steps"]:
+            say(
+                f"server {number}    {server['steps']} steps, batch {server['mean_batch']:.1f}, waiting "
+                f"{server['mean_waiting']:.1f} (most {server['most_waiting']:.0f}), KV peak "
+                f"{server['peak_kv_share']:.0%}, busiest rank {server['busiest_rank_over_mean']:.2f} × the mean"
+            )
+    say()
+    for name, text in metrics["provenance"].items():
+        say(f"{name}: {text}")
