@@ -43,8 +43,8 @@ def validate_serving(path: Path, *, out: Path | None, by: tuple[str, ...], json:
         share = choices["share_of_best"]
         say()
         say(
-            f"choosing by prediction: {len(choices)} choices reach {share.median():.1%} of the best measured throughput "
-            f"a GPU in the median, {share.quantile(0.1):.1%} in the worst tenth"
+            f"choosing by prediction: {len(choices)} choices reach {share.median():.1%} of the best measured "
+            f"throughput a GPU in the median, {share.quantile(0.1):.1%} in the worst tenth"
         )
 
 

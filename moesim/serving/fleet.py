@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence as Many
+from collections.abc import Callable
+from collections.abc import Sequence as Many
 from dataclasses import dataclass, field
 
 import numpy as np
 import simpy
 
 from moesim.errors import InvalidInput, Problem
+from moesim.serving.batch import Sequence
 from moesim.serving.journal import Journal
 from moesim.serving.policy import Policy
-from moesim.serving.replica import Replica, Sequence
+from moesim.serving.replica import Replica
 from moesim.serving.requests import FINISHED, REJECTED, Outcome, Requests, blank_outcome
 from moesim.serving.steps import StepCost
 
@@ -21,7 +23,7 @@ from moesim.serving.steps import StepCost
 class Pool:
     """Equal servers. capacity: tokens of KV cache on one attention-DP rank. ranks: attention-DP ranks of a server.
 
-    swap_s_per_token: seconds to move the cache of a token to the host or back.
+    context: longest sequence of the model. swap_s_per_token: seconds to move the cache of a token to the host or back.
     """
 
     policy: Policy
@@ -29,6 +31,7 @@ class Pool:
     capacity: float
     ranks: int = 1
     servers: int = 1
+    context: float = math.inf
     swap_s_per_token: float = 0.0
 
 
@@ -59,7 +62,7 @@ class Fleet:
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """A finished or stopped simulation. journals: one a server, the prefill pool's first. stopped: why it ended before
-    every request had, or "". unseen: requests that had not been submitted then."""
+    every request had (``interrupted``, ``overloaded``), or ""."""
 
     outcome: Outcome
     journals: tuple[Journal, ...]
@@ -78,11 +81,11 @@ def least_loaded(servers: Many[Replica], sequence: Sequence, turn: int) -> int:
 
 
 def kv_aware(servers: Many[Replica], sequence: Sequence, turn: int) -> int:
-    """The server whose cache holds most of the prompt, then the one with the fewest tokens in its cache."""
+    """The server whose cache holds most of the prompt, then the one with the fewest requests in it."""
 
-    def worth(index: int) -> tuple[int, float]:
+    def worth(index: int) -> tuple[int, int]:
         server = servers[index]
-        return -max(rank.cache.lookup(sequence.prefix) for rank in server.ranks), server.kv_tokens()
+        return -max(rank.cache.lookup(sequence.prefix) for rank in server.ranks), server.in_system
 
     return min(range(len(servers)), key=worth)
 
@@ -120,9 +123,9 @@ def simulate(
 ) -> Run:
     """Serve all requests and say when each had its first and its last token.
 
-    exact: simulate every step instead of runs of equal steps. queue_limit: stop an open loop once so many requests wait,
-    because it is overloaded. An interruption (KeyboardInterrupt) also keeps what is known so far. progress: called with
-    (ended, all) now and then. Raises InvalidInput where the fleet's names are unknown.
+    exact: simulate every step instead of runs of equal steps. queue_limit: stop an open loop once so many requests
+    wait, because it is overloaded. An interruption (KeyboardInterrupt) also keeps what is known so far.
+    progress: called with (ended, all) now and then. Raises InvalidInput where the fleet's names are unknown.
     """
     if fleet.balancer not in BALANCERS:
         names = ", ".join(BALANCERS)
@@ -189,6 +192,7 @@ class _Driver:
                     pool.policy,
                     pool.cost,
                     capacity=pool.capacity,
+                    context=pool.context,
                     ranks=pool.ranks,
                     journal=self.journals[-1],
                     on_first_token=on_first_token,

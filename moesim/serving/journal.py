@@ -7,7 +7,7 @@ from array import array
 import numpy as np
 
 # One row a run of equal steps. waiting: mean number of requests without a first token during the run. slowness: mean
-# over the run of Σ 1/(output length − 1) over decoding requests, so that Σ seconds·slowness / requests is the mean TPOT.
+# over the run of Σ 1/(output length − 1) over decoding requests: Σ seconds·slowness / requests is the mean TPOT.
 COLUMNS = (
     "start_s", "seconds", "steps", "sequences", "total", "context", "prefill_tokens", "prefill_total", "attended",
     "prompts", "waiting", "slowness", "kv_share", "uneven",

@@ -15,69 +15,17 @@ from collections.abc import Callable
 
 import simpy
 
+from moesim.serving.batch import Rank, Sequence, StepRun
 from moesim.serving.journal import Journal
 from moesim.serving.policy import Policy
-from moesim.serving.prefixes import PrefixCache
 from moesim.serving.steps import Prefill, StepCost
-
-_NO_PREFIX: tuple[int, ...] = ()
-
-
-class Sequence:
-    """A request inside a server.
-
-    prompt: tokens to have in the cache before its next token. left: those still to compute. steps: decode steps that it
-    still needs then. slowness: 1/(output length − 1), or 0 when its times do not count. waits: no first token yet.
-    """
-
-    __slots__ = (
-        "finish", "held", "index", "joined", "left", "outputs", "prefix", "priority", "prompt", "rank", "slowness",
-        "steps", "waits",
-    )  # fmt: skip
-
-    def __init__(
-        self,
-        index: int,
-        prompt: int,
-        outputs: int,
-        steps: int,
-        *,
-        priority: int = 0,
-        prefix: tuple[int, ...] = _NO_PREFIX,
-        counts: bool = True,
-    ):
-        self.index = index
-        self.prompt = self.left = prompt
-        self.outputs = outputs
-        self.steps = steps
-        self.priority = priority
-        self.prefix = prefix
-        self.slowness = 1.0 / (outputs - 1) if counts and outputs > 1 else 0.0
-        self.waits = counts
-        self.finish = -1
-        self.rank: Rank | None = None
-        self.joined = 0
-        self.held = 0.0
-
-
-class Rank:
-    """One attention-DP rank: tokens are those in its cache or promised to a request."""
-
-    __slots__ = ("cache", "context", "promised", "reserved", "running", "sequences")
-
-    def __init__(self, block_tokens: int):
-        self.sequences = 0  # decoding
-        self.context = 0.0  # tokens of the decoding ones
-        self.promised = 0.0  # prompt tokens of those in prefill
-        self.reserved = 0.0  # decode tokens still to come of all admitted
-        self.running: dict[Sequence, None] = {}  # admitted, in order
-        self.cache = PrefixCache(block_tokens)
 
 
 class Replica:
     """One server. `submit` hands a sequence in; the callbacks tell of first tokens, ends and preemptions.
 
-    capacity: tokens of KV cache on one attention-DP rank. block_tokens: of the hashed blocks of prefixes.
+    capacity: tokens of KV cache on one attention-DP rank. context: longest sequence of the model.
+    block_tokens: of the hashed blocks of prefixes.
     swap_s_per_token: seconds to move a token's cache to the host or back.
     """
 
@@ -88,6 +36,7 @@ class Replica:
         cost: StepCost,
         *,
         capacity: float,
+        context: float = math.inf,
         ranks: int = 1,
         journal: Journal | None = None,
         on_first_token: Callable[[Sequence, Replica], None],
@@ -101,6 +50,7 @@ class Replica:
         self.env = env
         self.policy = policy
         self.capacity = capacity
+        self._longest = min(context, capacity - (policy.block_tokens - 1) / 2)
         self.in_system = 0
         self.ranks = [Rank(block_tokens) for _ in range(ranks)]
         self._cost = cost
@@ -126,7 +76,7 @@ class Replica:
         self._slowness = 0.0
         self._extra_s = 0.0
         self._late = self._late_s = 0.0
-        self._run: _Run | None = None
+        self._run: StepRun | None = None
         self._in_boundary = False
 
     # ------------------------------------------------------------------ arrivals
@@ -158,7 +108,7 @@ class Replica:
         """Whether an empty server could run the request to its end, and take its prompt in one of its steps."""
         policy = self.policy
         whole = policy.chunked or sequence.prompt <= policy.token_budget
-        return whole and sequence.prompt + sequence.outputs + self._partial <= self.capacity
+        return whole and sequence.prompt + sequence.outputs <= self._longest
 
     def _may_admit(self, sequence: Sequence) -> bool:
         if self.queued() > 1 and self.policy.order == "fcfs":
@@ -189,7 +139,7 @@ class Replica:
         if done < run.steps:
             self._start(run.shortened(done))
 
-    def _start(self, run: _Run) -> None:
+    def _start(self, run: StepRun) -> None:
         self._run = run
         timeout = self.env.timeout(max(0.0, run.end_s - self.env.now))
         timeout.callbacks.append(lambda _, run=run: self._end(run))
@@ -216,7 +166,7 @@ class Replica:
             if steps > 1:
                 grown = context + self._gain * (steps - 1) * sequences
                 last = self._cost.decode_s(sequences * self._width, self._total * self._width, grown)
-            run = _Run(self.env.now, steps, first, last, extra, (), None, sequences, context)
+            run = StepRun(self.env.now, steps, first, last, extra, (), None, sequences, context)
         else:
             self._run = None
             self._recover_idle()
@@ -367,7 +317,7 @@ class Replica:
         self._extra_s += sequence.held * self._swap_s_per_token
         sequence.held = 0.0
 
-    def _prefill_run(self, chunks: list[tuple[Sequence, int]], extra: float) -> _Run:
+    def _prefill_run(self, chunks: list[tuple[Sequence, int]], extra: float) -> StepRun:
         tokens = dict.fromkeys(self.ranks, 0)
         attended = dict.fromkeys(self.ranks, 0.0)
         for sequence, take in chunks:
@@ -381,11 +331,11 @@ class Replica:
             sequences, context = self._busiest()
         total = self._total if sequences else 0
         seconds = self._cost.mixed_s(sequences * self._width, total * self._width, context, prefill)
-        return _Run(self.env.now, 1, seconds, seconds, extra, tuple(chunks), prefill, sequences, context)
+        return StepRun(self.env.now, 1, seconds, seconds, extra, tuple(chunks), prefill, sequences, context)
 
     # ------------------------------------------------------------------ ends of runs
 
-    def _end(self, run: _Run) -> None:
+    def _end(self, run: StepRun) -> None:
         if run is not self._run:
             return  # it was cut
         self._in_boundary = True
@@ -494,7 +444,7 @@ class Replica:
 
     # ------------------------------------------------------------------ record
 
-    def _log(self, run: _Run) -> None:
+    def _log(self, run: StepRun) -> None:
         seconds = run.end_s - run.start_s
         came = self._late * run.end_s - self._late_s
         waiting = run.waiting + (came / seconds if seconds > 0 else 0.0)
@@ -505,46 +455,8 @@ class Replica:
         mean = total / len(self.ranks)
         uneven = run.sequences / mean if mean else 1.0
         self._journal.add(
-            (run.start_s, seconds, run.steps, run.sequences, total, middle, *parts)
-            + (waiting, run.slowness, run.kv_share, uneven)
+            (
+                *(run.start_s, seconds, run.steps, run.sequences, total, middle, *parts),
+                *(waiting, run.slowness, run.kv_share, uneven),
+            )
         )
-
-
-class _Run:
-    """Steps that differ only in their context: the first takes first_s, the last last_s, those between lie on a line.
-
-    extra_s: once at the beginning. chunks, prefill: prompts of the (then only) step. sequences, context: decoding on the
-    busiest rank at its start. waiting, slowness, kv_share: as in the journal, at its start.
-    """
-
-    __slots__ = (
-        "chunks", "context", "end_s", "extra_s", "first_s", "kv_share", "last_s", "prefill", "sequences", "slowness",
-        "start_s", "steps", "waiting",
-    )  # fmt: skip
-
-    def __init__(self, start_s, steps, first_s, last_s, extra_s, chunks, prefill, sequences, context):
-        self.start_s, self.steps, self.first_s, self.last_s, self.extra_s = start_s, steps, first_s, last_s, extra_s
-        self.chunks, self.prefill, self.sequences, self.context = chunks, prefill, sequences, context
-        self.waiting = self.slowness = self.kv_share = 0.0
-        self.end_s = start_s + extra_s + steps * (first_s + last_s) / 2
-
-    def steps_by(self, now: float) -> int:
-        """Steps that have ended at the first boundary from `now` on, at least one."""
-        passed = now - self.start_s - self.extra_s
-        slope = (self.last_s - self.first_s) / (self.steps - 1)
-        # n steps take n·first + slope·n(n − 1)/2: solve for n.
-        b = self.first_s - slope / 2
-        if passed <= 0:
-            return 1
-        n = passed / b if slope <= 1e-9 * b else (math.sqrt(b * b + 2 * slope * passed) - b) / slope
-        return min(self.steps, max(1, math.ceil(n - 1e-9)))
-
-    def shortened(self, steps: int) -> _Run:
-        """The first `steps` steps of this run."""
-        slope = (self.last_s - self.first_s) / (self.steps - 1)
-        last = self.first_s + slope * (steps - 1)
-        run = _Run(
-            self.start_s, steps, self.first_s, last, self.extra_s, self.chunks, self.prefill, self.sequences, self.context
-        )
-        run.waiting, run.slowness, run.kv_share = self.waiting, self.slowness, self.kv_share
-        return run

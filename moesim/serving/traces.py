@@ -4,7 +4,7 @@
 |---|---|---|
 | plain | arrival_s, input_len, output_len [, priority] | what `write_requests` makes |
 | azure | TIMESTAMP (date and time), ContextTokens, GeneratedTokens | Azure LLM inference traces 2023, 2024 |
-| burstgpt | Timestamp (s), Request tokens, Response tokens | BurstGPT (failed requests have 0 response tokens: dropped) |
+| burstgpt | Timestamp (s), Request tokens, Response tokens | BurstGPT (failed ones, without response, are dropped) |
 | mooncake | timestamp (ms), input_length, output_length, hash_ids (blocks of 512 tokens) | Mooncake, JSON lines |
 
 The layout is told by its columns. Times are shifted so that the first request comes at 0.

@@ -1,0 +1,152 @@
+"""Step times from whole simulated steps: a program of every rank on the real network, with routing from a trace.
+
+Alike steps are simulated once. A batch bucket (powers of √2 sequences a rank) draws from a fixed set of trace windows
+and takes the mean over them, at one context; how time grows with the context is simulated on the first window.
+Between buckets times are interpolated. What a stack's host adds comes from its constants.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim.engine.simulate import simulate
+from moesim.engine.wire import Rates
+from moesim.routing.replay import Routes
+from moesim.serving.stack import Constants, Counts
+from moesim.serving.steps import Prefill
+from moesim.workload.deployment import Batch, Deployment
+from moesim.workload.inference import inference_step
+
+WINDOWS = 16
+_CONTEXTS = tuple(2**power for power in range(6, 18))
+_MIDDLE = 2048  # context at which the windows are compared
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """What the windows of one batch size gave: seconds and hottest rank over mean rank, [window]."""
+
+    seconds: np.ndarray
+    hottest: np.ndarray
+
+
+class SimulatedSteps:
+    """A `moesim.serving.steps.StepCost` that simulates each kind of step when it is first asked for.
+
+    pool: routes of many tokens a rank, of which each window takes some; None for a dense model. overlap: one of
+    `moesim.workload.overlap.OVERLAPS`. rates: of the network's fidelity. counts, constants: what the host adds.
+    """
+
+    def __init__(
+        self,
+        deployment: Deployment,
+        pool: Routes | None,
+        *,
+        overlap: Callable,
+        rates: Rates,
+        counts: Counts,
+        constants: Constants,
+        windows: int = WINDOWS,
+    ):
+        self._deployment, self._pool, self._overlap, self._rates = deployment, pool, overlap, rates
+        self._counts, self._constants, self._windows = counts, constants, windows
+        self._buckets: dict[int, Bucket] = {}
+        self._grown: dict[tuple[int, int], float] = {}
+        self._prompts: dict[tuple[int, int], float] = {}
+        self._decode: dict[tuple[int, int], float] = {}
+        self.simulated = 0
+
+    @property
+    def buckets(self) -> dict[int, Bucket]:
+        """What was simulated so far, by sequences on a rank."""
+        return dict(self._buckets)
+
+    def decode_s(self, sequences: int, total: int, context: float) -> float:
+        """As `StepCost` says; every rank has as many sequences as the busiest."""
+        c, counts = self._constants, self._counts
+        host = c.fixed + c.sequence * sequences + counts.layers * counts.unpriced * c.kernel
+        return host + self._between_buckets(sequences, context / sequences)
+
+    def mixed_s(self, sequences: int, total: int, context: float, prefill: Prefill) -> float:
+        """As `StepCost` says: a prefill of all new tokens, and the decode attention over what is cached."""
+        c, counts = self._constants, self._counts
+        length = max(1, round((2 * prefill.attended / prefill.prompts) ** 0.5))
+        prompts = max(1, round((prefill.tokens + sequences) / length))
+        seconds = self._prefill(prompts, length) * (prefill.tokens + sequences) / (prompts * length)
+        if sequences:
+            mean = context / sequences
+            seconds += self._between_buckets(sequences, mean) - self._between_buckets(sequences, 1.0)
+        seconds += counts.layers * counts.unpriced * c.kernel
+        if prefill.total + total > c.graph_tokens:
+            seconds = max(seconds, counts.layers * counts.eager * c.eager)
+        return c.fixed + c.sequence * sequences + seconds + counts.layers / 60 * c.prompt
+
+    def _between_buckets(self, sequences: int, context: float) -> float:
+        """Seconds of a decode step, linear between the two buckets around a batch, and between contexts."""
+        low, high = _around(sequences)
+        share = 0.0 if high == low else (sequences - low) / (high - low)
+        seconds = self._at(low, context) * (1 - share)
+        return seconds + self._at(high, context) * share if share else seconds
+
+    def _at(self, sequences: int, context: float) -> float:
+        places = _CONTEXTS
+        upper = next((place for place in places if place >= context), places[-1])
+        lower = max(upper // 2, places[0]) if upper > places[0] else places[0]
+        base = self._bucket(sequences).seconds.mean() - self._context_s(sequences, _MIDDLE)
+        if upper == lower:
+            return float(base + self._context_s(sequences, upper))
+        share = min((context - lower) / (upper - lower), 1.0)
+        low, high = self._context_s(sequences, lower), self._context_s(sequences, upper)
+        return float(base + low + share * (high - low))
+
+    def _bucket(self, sequences: int) -> Bucket:
+        if sequences not in self._buckets:
+            found = [self._simulate("decode", sequences, 1, _MIDDLE, window) for window in range(self._windows)]
+            self._buckets[sequences] = Bucket(*np.array(found).T)
+        return self._buckets[sequences]
+
+    def _context_s(self, sequences: int, context: int) -> float:
+        key = (sequences, context)
+        if key not in self._grown:
+            self._grown[key] = self._simulate("decode", sequences, 1, context, 0)[0]
+        return self._grown[key]
+
+    def _prefill(self, prompts: int, length: int) -> float:
+        """Seconds of a step of so many prompts on each rank, by buckets of √2 in their length."""
+        bucket = round(2 ** (round(2 * np.log2(length)) / 2))
+        key = (prompts, bucket)
+        if key not in self._prompts:
+            self._prompts[key] = self._simulate("prefill", prompts, bucket, 0, 0)[0]
+        return self._prompts[key] * length / bucket
+
+    def _simulate(self, phase: str, sequences: int, new_tokens: int, context: int, window: int) -> tuple[float, float]:
+        """(seconds, hottest rank over mean rank) of one step."""
+        self.simulated += 1
+        deployment = self._deployment
+        ranks = deployment.parallelism.attention_dp
+        batch = Batch(phase, np.full(ranks, sequences), new_tokens, context)
+        routes = None if self._pool is None else self._window(batch, window)
+        step = inference_step(deployment, batch, routes, self._overlap)
+        timeline = simulate([step.program], self._rates, deployment.network.capacity)
+        tokens = [layer.tokens.sum(axis=1) for part in step.traffic for layer in part]
+        hottest = np.mean([load.max() / max(load.mean(), 1e-9) for load in tokens]) if tokens else 1.0
+        return timeline.makespan_s, float(hottest)
+
+    def _window(self, batch: Batch, window: int) -> Routes:
+        """The batch's tokens from the pool: each rank reads its own stretch, windows follow one another."""
+        pool, need = self._pool, int(batch.tokens[0])
+        begins, length = pool.offsets[:-1], np.diff(pool.offsets)
+        places = (window * need + np.arange(need))[None, :] % length[:, None]
+        chosen = (begins[:, None] + places).reshape(-1)
+        offsets = np.arange(len(begins) + 1) * need
+        return Routes(pool.ids[:, chosen], None, offsets, pool.tokens[:, chosen], pool.reused, pool.synthetic)
+
+
+def _around(sequences: int) -> tuple[int, int]:
+    """The two batch buckets around a batch: powers of √2, rounded."""
+    power = np.floor(2 * np.log2(sequences) + 1e-9)
+    low, high = (round(2 ** (p / 2)) for p in (power, power + 1))
+    return (low, low) if low >= sequences else (low, max(high, low + 1))

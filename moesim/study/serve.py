@@ -1,0 +1,256 @@
+"""Serve the requests of a scenario: from a file to latency percentiles, goodput and a table of requests."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+import moesim
+from moesim.cost.communication import message
+from moesim.hardware.fabrics.build import build_cluster
+from moesim.network.fidelity import FIDELITIES
+from moesim.network.routes import build_network
+from moesim.serving.fleet import Fleet, Frontend, Pool, Run, simulate
+from moesim.serving.kernels import kernel_tables
+from moesim.serving.loads import REALISTIC_SIGMA
+from moesim.serving.memory import kv_capacity
+from moesim.serving.policy import Policy
+from moesim.serving.requests import STATUSES
+from moesim.serving.simulated import SimulatedSteps
+from moesim.serving.stack import Constants, StackSteps, kernel_counts
+from moesim.serving.steps import StepCost
+from moesim.spec.assembly import Assembly
+from moesim.spec.serving_constants import Fitted, load_fitted
+from moesim.spec.serving_scenario import ServingAssembly, assemble_serving
+from moesim.study.metrics import rounded
+from moesim.study.run import SCHEMA_VERSION, scenario_hash
+from moesim.workload.footprint import kv_bytes
+from moesim.workload.overlap import OVERLAPS
+
+PERCENTILES = (50, 90, 95, 99)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServeResult:
+    """A served scenario. metrics: what ``--json`` prints. table: one row a request. journals: one a server."""
+
+    assembly: ServingAssembly
+    metrics: dict[str, object]
+    table: pd.DataFrame
+    run: Run
+    costs: tuple[StepCost, ...]
+
+
+def serve_scenario(
+    name_or_path: str,
+    changes: Iterable[str] = (),
+    *,
+    exact: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+) -> ServeResult:
+    """Serve all requests of a scenario. changes: ``field=value`` texts that replace fields of the file.
+
+    exact: simulate every step instead of runs of equal steps. Raises InvalidInput with every problem of the file, or
+    Infeasible when the weights leave no room for a cache.
+    """
+    return serve(assemble_serving(name_or_path, changes), exact=exact, progress=progress)
+
+
+def serve(
+    assembly: ServingAssembly, *, exact: bool = False, progress: Callable[[int, int], None] | None = None
+) -> ServeResult:
+    """Serve an assembled scenario."""
+    fitted, scenario = load_fitted(), assembly.scenario
+    fleet = build_fleet(assembly, fitted)
+    run = simulate(
+        assembly.requests,
+        fleet,
+        rng=np.random.default_rng((scenario.seed, 4)),
+        exact=exact,
+        queue_limit=scenario.queue_limit,
+        progress=progress,
+    )
+    table = request_table(assembly, run)
+    costs = tuple(pool.cost for pool in (fleet.prefill, fleet.pool) if pool is not None)
+    return ServeResult(assembly, rounded(serving_metrics(assembly, run, table, fleet, fitted)), table, run, costs)
+
+
+def build_fleet(assembly: ServingAssembly, fitted: Fitted) -> Fleet:
+    """Servers, balancer and front end of a scenario."""
+    scenario = assembly.scenario
+    stack = fitted.stacks[scenario.server.preset]
+    pool = _pool(assembly, assembly.decode, scenario.server.policy(), scenario.servers, stack)
+    frontend = Frontend(stack.frontend_fixed, stack.frontend_request)
+    if assembly.prefill is None:
+        return Fleet(pool, balancer=scenario.balancer, frontend=frontend)
+    own = scenario.prefill
+    constants = fitted.stacks[own.server.preset]
+    prefill = _pool(assembly, assembly.prefill, own.server.policy(), own.servers, constants)
+    transfer = transfer_line(assembly.prefill, assembly.decode)
+    return Fleet(pool, prefill, lambda tokens: transfer[0] + transfer[1] * tokens, scenario.balancer, frontend)
+
+
+def _pool(assembly: ServingAssembly, placed: Assembly, policy: Policy, servers: int, constants: Constants) -> Pool:
+    deployment, requests = placed.deployment, assembly.requests
+    typical = int(np.mean(requests.input_len + requests.output_len / 2))
+    capacity = kv_capacity(deployment, policy, typical)
+    host = deployment.cluster.hardware.host.link_bytes_per_s
+    per_token = kv_bytes(deployment, typical) / typical
+    return Pool(
+        policy,
+        _step_cost(assembly, placed, constants),
+        capacity,
+        deployment.parallelism.attention_dp,
+        servers,
+        deployment.model.context or float("inf"),
+        per_token / host if host else 0.0,
+    )
+
+
+def _step_cost(assembly: ServingAssembly, placed: Assembly, constants: Constants) -> StepCost:
+    deployment, steps = placed.deployment, assembly.scenario.steps
+    counts = kernel_counts(deployment)
+    if steps.kind == "stack":
+        sigma = 0.0 if assembly.scenario.routing.kind == "balanced" else REALISTIC_SIGMA
+        return StackSteps(kernel_tables(deployment, sigma=sigma), counts, constants)
+    return SimulatedSteps(
+        deployment,
+        placed.routes,
+        overlap=OVERLAPS[placed.scenario.overlap.kind],
+        rates=FIDELITIES[deployment.fidelity].rates,
+        counts=counts,
+        constants=constants,
+        windows=steps.windows,
+    )
+
+
+def transfer_line(source: Assembly, target: Assembly) -> tuple[float, float]:
+    """(seconds, seconds a token) to hand a request's KV cache from one pool's server to the other's over the topology.
+
+    Every rank of the sender sends its part to a rank of the receiver; between different products the slower fabric
+    counts.
+    """
+    sender, receiver = source.deployment, target.deployment
+    worst = (0.0, 0.0)
+    for deployment in (sender, receiver):
+        hardware = deployment.cluster.hardware
+        domain = int(np.bincount(deployment.cluster.domain).max())
+        # The servers stand in different scale-up domains where those are full, as separate pools do.
+        devices = 2 * max(sender.parallelism.devices, domain)
+        cluster = build_cluster(hardware, devices)
+        network = build_network(cluster)
+        ranks = np.arange(sender.parallelism.tp)
+        found = []
+        for tokens in (1, 32_768):
+            size = np.full(ranks.size, kv_bytes(sender, tokens))
+            moved = message(deployment.machine, network, ranks, devices // 2 + ranks, size, fidelity="bound")
+            found.append(float((moved.arrived * moved.wire_s + moved.latency_s).max()))
+        slope = max(found[1] - found[0], 0.0) / 32_767
+        worst = max(worst, (found[0], slope), key=lambda line: line[0] + 4096 * line[1])
+    return worst
+
+
+def request_table(assembly: ServingAssembly, run: Run) -> pd.DataFrame:
+    """One row a request: what it asked for, what became of it and when, in seconds of the client's clock."""
+    requests, outcome = assembly.requests, run.outcome
+    return pd.DataFrame(
+        {
+            "submitted_s": outcome.submitted_s,
+            "input_len": requests.input_len,
+            "output_len": requests.output_len,
+            "status": np.array(STATUSES, dtype=object)[outcome.status],
+            "ttft_s": outcome.ttft_s(),
+            "tpot_s": outcome.tpot_s(requests.output_len),
+            "latency_s": outcome.finished_s - outcome.submitted_s,
+            "cached_tokens": outcome.cached_tokens,
+            "preemptions": outcome.preemptions,
+            "replica": outcome.replica,
+            "warmup": np.arange(len(requests)) < requests.warmup,
+        }
+    )
+
+
+def serving_metrics(
+    assembly: ServingAssembly, run: Run, table: pd.DataFrame, fleet: Fleet, fitted: Fitted
+) -> dict[str, object]:
+    """Latencies, throughput and what the servers went through, as plain data."""
+    scenario = assembly.scenario
+    judged = table[(table["status"] == "finished") & ~table["warmup"]]
+    devices = scenario.cluster.devices * scenario.servers
+    if assembly.prefill is not None:
+        devices += scenario.prefill.cluster.devices * scenario.prefill.servers
+    last = (judged["submitted_s"] + judged["latency_s"]).max() if len(judged) else 0.0
+    seconds = float(last - judged["submitted_s"].min()) if len(judged) else 0.0
+    rate = 1 / seconds if seconds > 0 else 0.0
+    counts = {status: int((table["status"] == status).sum()) for status in STATUSES}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "moesim_version": moesim.__version__,
+        "scenario": assembly.name,
+        "scenario_hash": scenario_hash(assembly.document),
+        "title": assembly.decode.title.replace(" decode on", " served on"),
+        "description": scenario.description,
+        "seed": scenario.seed,
+        "complete": not run.stopped,
+        "stopped": run.stopped or None,
+        "requests": {**counts, "preempted": int((table["preemptions"] > 0).sum())},
+        "ttft_s": distribution(judged["ttft_s"], fitted.ttft_interval),
+        "tpot_s": distribution(judged["tpot_s"], fitted.tpot_interval),
+        "latency_s": distribution(judged["latency_s"]),
+        "requests_per_s": len(judged) * rate,
+        "output_tokens_per_s": float(judged["output_len"].sum()) * rate,
+        "output_tokens_per_s_per_device": float(judged["output_len"].sum()) * rate / devices,
+        "tokens_per_s_per_user": float(1 / judged["tpot_s"].mean()) if len(judged) else None,
+        "devices": devices,
+        "cached_share": float(table["cached_tokens"].sum() / table["input_len"].sum()),
+        "goodput": _goodput(scenario.slo, judged, rate),
+        "servers": server_metrics(run),
+        "kv_capacity_tokens": fleet.pool.capacity,
+        "provenance": assembly.decode.provenance() | {"stack constants": fitted.source, "steps": scenario.steps.kind},
+    }
+
+
+def distribution(values: pd.Series, interval: tuple[float, float] | None = None) -> dict[str, float | None]:
+    """Mean and percentiles of seconds; with an 80 % interval of the mean where factors are given."""
+    values = values.dropna()
+    if values.empty:
+        return {}
+    found = {"mean": float(values.mean())} | {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES}
+    if interval is not None:
+        found |= {"mean_low": found["mean"] * interval[0], "mean_high": found["mean"] * interval[1]}
+    return found
+
+
+def _goodput(slo, judged: pd.DataFrame, rate: float) -> dict[str, float] | None:
+    if slo is None:
+        return None
+    good = (judged["ttft_s"] <= slo.ttft) & ~(judged["tpot_s"] > slo.tpot)
+    share = float(good.mean()) if len(judged) else 0.0
+    return {"ttft_s": slo.ttft, "tpot_s": slo.tpot, "share": share, "requests_per_s": float(good.sum()) * rate}
+
+
+def server_metrics(run: Run) -> list[dict[str, float]]:
+    """Per server, weighted by time: mean batch, mean and longest queue, peak of KV, steps, uneven ranks."""
+    found = []
+    for journal in run.journals:
+        rows = journal.table()
+        busy = rows["seconds"].sum()
+        if not busy:
+            found.append({"steps": 0})
+            continue
+        share = rows["seconds"] / busy
+        found.append(
+            {
+                "steps": int(rows["steps"].sum()),
+                "busy_share": float(busy / run.seconds),
+                "mean_batch": float((share * rows["total"]).sum()),
+                "mean_waiting": float((share * rows["waiting"]).sum()),
+                "most_waiting": float(rows["waiting"].max()),
+                "peak_kv_share": float(rows["kv_share"].max()),
+                "busiest_rank_over_mean": float((share * rows["uneven"]).sum()),
+            }
+        )
+    return found
