@@ -71,7 +71,7 @@ def test_engine_alone(benchmark):
     assembly = assemble(read_scenario("quickstart"))
     step = inference_step(assembly.deployment, assembly.batch, assembly.routes, OVERLAPS["shared_expert"])
     capacity = assembly.deployment.network.capacity
-    benchmark(simulate, step.programs, FIDELITIES["coflow"].rates, capacity)
+    benchmark(simulate, [step.program], FIDELITIES["coflow"].rates, capacity)
 
 
 # ru_maxrss of a child starts at its parent's size, so the child reads its own peak from /proc.

@@ -118,7 +118,11 @@ def with_protocols(
     parameters = dict(fit.parameters) | ({"c": 0.0} if kind == "point_to_point" else {})  # nothing stays on the rank
     found = protocols(device, rows, parameters, fit.choices, in_switch=inside and members >= LEAST_NVLS_RANKS)
     steps, far = _way(network, plain, kind, ranks, found.steps, chosen)
-    stretch = plain.wire_s / float(found.ideal_s[0]) if not inside or kind in ("all_to_all", "point_to_point") else 1.0
+    if not inside or kind in ("all_to_all", "point_to_point"):
+        stretch = plain.wire_s / float(found.ideal_s[0])
+    else:  # reduced in the switch, which the plain algorithm does not: only slow links of this network count
+        rates = network.capacity[plain.links]
+        stretch = float(rates.max() / rates.min())
     low = (found.low_fixed_s(steps)[0] + far, found.low_wire_s[0] * stretch)
     bulk = (found.bulk_fixed_s(steps)[0] + far, found.bulk_wire_s[0] * stretch)
     choices = dict(fit.choices) | ({"host_bound": False} if machine.graphs else {})

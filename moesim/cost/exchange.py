@@ -16,7 +16,7 @@ import numpy as np
 from moesim.cost.calibration import candidates
 from moesim.cost.communication import library, with_protocols
 from moesim.cost.exchange_kernels import EXCHANGE, share, sms, together
-from moesim.cost.fitting import Fit, borrowed, default_fit
+from moesim.cost.fitting import Fit, default_fit
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
 from moesim.hardware.precision import Precision
@@ -90,8 +90,8 @@ class Exchange:
     def compute_share(self, machine: Machine) -> float:
         """Share of its speed that compute beside the exchange loses: the larger one of SMs and HBM bandwidth."""
         device = machine.device
-        seconds = self.transfer.arrived * self.transfer.wire_s + self.transfer.latency_s
-        memory = np.max(self.hbm_bytes / np.maximum(seconds, 1e-12), initial=0.0) / device.hbm_bytes_per_s
+        rate = np.max(self.hbm_bytes / np.maximum(self.transfer.alone_s, 1e-12), initial=0.0)
+        memory = rate / device.hbm_bytes_per_s
         return float(min(max(self.occupied / device.cores, memory), 0.95))
 
 
@@ -212,13 +212,9 @@ def fit_of(machine: Machine, kernel: Kernel, phase: str, precision: Precision) -
         return (launched, not (stack and stack in software), table)
 
     known = [fit for fit in fits if any(name in fit.key.get("software", "") for name in kernel.tables)]
-    if not known:
+    if not known:  # generic starts and the wide interval of something nobody measured; other kernels are no guide
         plain = default_fit(EXCHANGE)
-        # Another kernel's measurements still tell more than generic starts do, except for one that no GPU runs.
-        if kernel.defaults or not fits:
-            return replace(plain, parameters=dict(plain.parameters) | dict(kernel.defaults))
-        known = [borrowed(fit) for fit in fits]
-        return candidates(tuple(known), {"phase": phase, "dtype": precision.name, "software": machine.software})[0]
+        return replace(plain, parameters=dict(plain.parameters) | dict(kernel.defaults))
     best = min(order(fit) for fit in known)
     known = [fit for fit in known if order(fit) == best]
     return candidates(tuple(known), {"phase": phase, "dtype": precision.name})[0]

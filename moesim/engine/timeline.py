@@ -65,15 +65,17 @@ class Timeline:
                 total[op.kind] = total.get(op.kind, 0.0) + float(busy) / ranks
         return total
 
-    def waiting_s(self) -> float:
-        """Mean over ranks of the seconds that a collective took beyond its time alone: stragglers and shared links."""
-        waits, ranks = 0.0, 0
+    def waiting_s(self) -> dict[str, float]:
+        """Mean over ranks of the seconds that collectives of each kind took beyond their time alone: waiting for late
+        ranks, and sharing links."""
+        waits: dict[str, float] = {}
+        ranks = sum(track.program.ranks.size for track in self.tracks)
         for track in self.tracks:
-            ranks += track.program.ranks.size
             for op, busy in zip(track.program.ops, track.busy_s(), strict=True):
                 if op.transfer is not None:
-                    waits += float(np.maximum(busy - _alone_s(op.transfer)[_members(op, track.program)], 0.0).sum())
-        return waits / max(ranks, 1)
+                    late = np.maximum(busy - op.transfer.alone_s[_members(op, track.program)], 0.0).sum()
+                    waits[op.kind] = waits.get(op.kind, 0.0) + float(late) / ranks
+        return waits
 
     def exposed_s(self, stream: str = "compute") -> float:
         """Mean over ranks of the seconds in which `stream` stands still before the rank's last operation ends."""
@@ -93,11 +95,6 @@ def _covered_s(track: Track, rows: list[int]) -> np.ndarray:
     return units.seconds((track.end[rows] - track.start[rows]).sum(axis=0))
 
 
-def _alone_s(transfer: Transfer) -> np.ndarray:
-    """Seconds [members] that a collective takes when everybody is on time and the network is empty."""
-    return transfer.arrived * transfer.wire_s + transfer.latency_s
-
-
 def _members(op: Op, program: Program) -> np.ndarray:
     return members_of(op.transfer.ranks, program.ranks)
 
@@ -113,7 +110,7 @@ def members_of(transfer_ranks: np.ndarray, ranks: np.ndarray) -> np.ndarray:
 def _busiest_stream_s(program: Program) -> float:
     busy: dict[str, np.ndarray] = {}
     for op in program.ops:
-        alone = op.seconds if op.transfer is None else _alone_s(op.transfer)[_members(op, program)]
+        alone = op.seconds if op.transfer is None else op.transfer.alone_s[_members(op, program)]
         busy[op.stream] = busy.get(op.stream, 0.0) + alone
     return max((float(seconds.max(initial=0.0)) for seconds in busy.values()), default=0.0)
 
@@ -139,7 +136,7 @@ def _in_a_row_s(programs: Sequence[Program]) -> float:
     ops = [op for program in programs for op in program.ops]
     share = max((op.compute_share for op in ops), default=0.0)
     local = sum(float(op.seconds.max(initial=0.0)) for op in ops if op.transfer is None)
-    collectives = sum(uses * float(_alone_s(transfer).max(initial=0.0)) for transfer, uses in _collectives(programs))
+    collectives = sum(uses * float(transfer.alone_s.max(initial=0.0)) for transfer, uses in _collectives(programs))
     return local / (1 - share) + collectives + sum(_rounding_s(program) for program in programs)
 
 

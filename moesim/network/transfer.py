@@ -34,8 +34,13 @@ class Transfer:
     received: np.ndarray
     flows: object | None = None
 
+    @property
+    def alone_s(self) -> np.ndarray:
+        """Seconds [members] when everybody is on time and the network is empty."""
+        return self.arrived * self.wire_s + self.latency_s
+
     def alone(self, arrival: np.ndarray) -> np.ndarray:
         """Finish [members] in seconds for arrivals [members], without other traffic."""
         start = np.full(int(self.group.max(initial=0)) + 1, -np.inf)
         np.maximum.at(start, self.group, arrival)
-        return start[self.group] + self.arrived * self.wire_s + self.latency_s
+        return start[self.group] + self.alone_s

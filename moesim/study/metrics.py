@@ -32,7 +32,7 @@ def step_metrics(deployment: Deployment, batch: Batch, step: Step, timeline: Tim
         "upper_bound_s": timeline.upper_bound_s(),
         "breakdown_s": dict(sorted(timeline.by_kind_s().items(), key=lambda item: -item[1])),
         "exposed_communication_s": timeline.exposed_s(),
-        "waiting_s": timeline.waiting_s(),
+        "waiting_s": sum(timeline.waiting_s().values()),
         "hottest_rank": hottest_rank(step),
         "hottest_expert": hottest_expert(step, deployment.placement),
         "hottest_link": hottest_link(deployment, timeline),

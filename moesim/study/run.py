@@ -48,7 +48,7 @@ def run_assembly(document: Document, assembly: Assembly) -> Result:
     needs = footprint(assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve)
     check_fits(needs)
     rates = FIDELITIES[assembly.scenario.network.fidelity].rates
-    timeline = simulate(step.programs, rates, assembly.deployment.network.capacity)
+    timeline = simulate([step.program], rates, assembly.deployment.network.capacity)
     metrics = {
         "schema_version": SCHEMA_VERSION,
         "moesim_version": moesim.__version__,

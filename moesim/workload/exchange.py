@@ -11,9 +11,11 @@ Three ways of running a MoE layer follow from the degrees:
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
-from moesim.cost.communication import collective
+from moesim.cost.communication import collective, library
 from moesim.cost.exchange import Exchange as PricedExchange
 from moesim.cost.exchange import exchange
 from moesim.hardware.precision import PRECISIONS, Precision
@@ -21,19 +23,25 @@ from moesim.model.architecture import Layer
 from moesim.network.transfer import Transfer
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.emitter import Emitter
+from moesim.workload.local import Work
 
 
 class Exchange:
-    """The collectives of one step of an instance, whose ranks begin at first_rank. Equal collectives are built once."""
+    """The collectives of one step, of all instances at once. Equal collectives are built once.
 
-    def __init__(self, deployment: Deployment, batch: Batch, first_rank: int = 0):
+    count: called with the work of every tensor-parallel collective that is emitted.
+    """
+
+    def __init__(self, deployment: Deployment, batch: Batch, count: Callable[[Work], object]):
+        self._count = count
         self._deployment = deployment
-        self._first_rank = first_rank
+        self._instances = np.arange(deployment.cluster.ranks).reshape(deployment.instances, -1)  # [instance, rank]
         self._tokens = batch.tokens
         self._parallelism = deployment.parallelism
         self._built: dict[str, Transfer] = {}
         # Tokens [ranks] that each rank owns when they are dispatched.
-        self._owned = self.tokens_per_rank(batch.tokens)[self._parallelism.dp_index]
+        owned = self.tokens_per_rank(batch.tokens)[self._parallelism.dp_index]
+        self._owned = np.tile(owned, deployment.instances)
 
     @property
     def sharded(self) -> bool:
@@ -41,7 +49,7 @@ class Exchange:
         return self._parallelism.attention_dp > 1 and self._parallelism.tp > 1
 
     def token_sources(self) -> np.ndarray:
-        """[token] the rank (from 0) that holds each token when it is routed; tokens in attention-DP order."""
+        """[token] the rank of an instance that holds each of its tokens when routed; tokens in attention-DP order."""
         groups = self._parallelism.tp_groups  # [attention DP rank, tp rank]
         if not self.sharded:
             return np.repeat(groups[:, 0], self._tokens)
@@ -75,7 +83,7 @@ class Exchange:
     def dispatch_and_combine(
         self, copies: np.ndarray, experts: int
     ) -> tuple[PricedExchange | None, PricedExchange | None]:
-        """The two all-to-alls of a layer with so many routed experts, from copies [source, destination].
+        """The two all-to-alls of a layer with so many routed experts, from copies [instance, source, destination].
 
         None where every rank holds all tokens.
         """
@@ -84,7 +92,7 @@ class Exchange:
         policy = self._deployment.precision
         return (
             self._all_to_all("dispatch", copies, experts, policy.dispatch),
-            self._all_to_all("combine", copies.T, experts, policy.combine),
+            self._all_to_all("combine", copies.swapaxes(1, 2), experts, policy.combine),
         )
 
     def _all_to_all(self, phase: str, copies: np.ndarray, experts: int, precision: Precision) -> PricedExchange:
@@ -92,7 +100,7 @@ class Exchange:
         return exchange(
             deployment.machine,
             deployment.network,
-            self._first_rank + np.arange(self._parallelism.devices),
+            self._instances,
             copies,
             kernel=deployment.kernel,
             phase=phase,
@@ -108,8 +116,11 @@ class Exchange:
         if kind not in self._built:
             deployment = self._deployment
             size = float(self._tokens.max(initial=0)) * deployment.model.hidden * PRECISIONS["bf16"].bytes
-            groups = self._first_rank + self._parallelism.tp_groups
+            groups = self._instances[:, self._parallelism.tp_groups].reshape(-1, self._parallelism.tp)
             self._built[kind] = collective(
                 deployment.machine, deployment.network, kind, groups, size, fidelity=deployment.fidelity
             )
-        return (emit.communicate(kind, index, self._built[kind], after),)
+        transfer = self._built[kind]
+        low, high = library(self._deployment.machine, kind).interval
+        self._count(Work(kind, transfer.alone_s, transfer.alone_s * low, transfer.alone_s * high))
+        return (emit.communicate(kind, index, transfer, after),)

@@ -43,12 +43,13 @@ class Footprint:
 def footprint(deployment: Deployment, batch: Batch, received: int, *, reserve: float) -> Footprint:
     """HBM of one step.
 
-    received: most token copies that a rank receives in one layer, from the replayed routes. reserve: share of the
+    received: most tokens that dispatch brings to a rank in one layer, from the replayed routes. reserve: share of the
     capacity that moesim leaves to the framework (vLLM and SGLang use 0.9 of the HBM by default, so 0.1).
     """
     capacity = deployment.machine.device.hbm_bytes
     tokens = int(batch.tokens.max(initial=0))
     hidden, policy = deployment.model.hidden, deployment.precision
+    dispatched = deployment.parallelism.attention_dp > 1
     experts = 0.0
     if deployment.placement is not None:
         experts = deployment.placement.slots_per_rank * _expert_elements(deployment) * policy.experts.bytes
@@ -59,7 +60,7 @@ def footprint(deployment: Deployment, batch: Batch, received: int, *, reserve: f
         # Hidden state, residual, and the widest projection in flight.
         activations=tokens * (2 * hidden + _widest(deployment)) * BF16,
         # Dispatched tokens as received, and expert outputs waiting to be combined.
-        dispatch_buffers=received * hidden * (policy.dispatch.bytes + policy.combine.bytes),
+        dispatch_buffers=received * hidden * (policy.dispatch.bytes + policy.combine.bytes) * dispatched,
         reserve=reserve * capacity,
         capacity=capacity,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,36 +27,36 @@ from moesim.workload.overlap import MoEBlock
 class Step:
     """A step ready to simulate.
 
-    programs: one an instance of the model. traffic: [instance][moe_layer]. work: costs of every kind with their
-    intervals, summed over layers and instances, each operation as long as its slowest rank.
+    program: of all ranks. traffic: [instance][moe_layer]. work: costs of every kind with their intervals, summed over
+    the layers, each operation as long as its slowest rank.
     """
 
-    programs: tuple[Program, ...]
+    program: Program
     traffic: tuple[tuple[LayerTraffic, ...], ...]
     work: dict[str, Work]
 
     @property
     def most_received(self) -> int:
-        """Most token copies that one rank's experts compute in one layer."""
-        return max((int(layer.tokens.sum(axis=1).max()) for part in self.traffic for layer in part), default=0)
+        """Most tokens that dispatch brings to one rank in one layer, its own included."""
+        return max((int(layer.entering.max()) for part in self.traffic for layer in part), default=0)
 
 
 def inference_step(deployment: Deployment, batch: Batch, routes: Routes | None, overlap: Callable) -> Step:
-    """Build the programs of one step on all ranks.
+    """Build the program of one step on all ranks.
 
     routes: experts chosen by the step's tokens, in the order of the instances and their attention-DP ranks; None for a
     dense model. overlap: one of `moesim.workload.overlap.OVERLAPS`.
     """
     require_shapes(deployment.model)
     pricing = _Pricing(deployment, batch)
-    programs, traffic = [], []
+    builder = _Builder(pricing, Exchange(deployment, batch, lambda work: pricing.count(work, spread=False)))
     tokens = int(batch.tokens.sum())
-    for instance in range(deployment.instances):
-        first = instance * deployment.parallelism.devices
-        builder = _Builder(pricing, Exchange(deployment, batch, first))
-        traffic.append(builder.traffic(routes, slice(instance * tokens, (instance + 1) * tokens)))
-        programs.append(builder.program(first + np.arange(deployment.parallelism.devices), traffic[-1], overlap))
-    return Step(tuple(programs), tuple(traffic), pricing.total)
+    traffic = tuple(
+        builder.traffic(routes, slice(instance * tokens, (instance + 1) * tokens))
+        for instance in range(deployment.instances)
+    )
+    program = builder.program(traffic, overlap)
+    return Step(program, traffic, pricing.total)
 
 
 class _Pricing:
@@ -68,7 +68,7 @@ class _Pricing:
         self.total: dict[str, Work] = {}
         # Work depends on the number of sequences only: price each number once, then spread to the ranks.
         self.sequences, dp_index = np.unique(batch.sequences, return_inverse=True)
-        self._of_rank = dp_index[deployment.parallelism.dp_index]
+        self._of_rank = np.tile(dp_index[deployment.parallelism.dp_index], deployment.instances)
         self._priced: dict[tuple, list[Work]] = {}
 
     @property
@@ -98,7 +98,7 @@ class _Pricing:
 
 @dataclass(slots=True, eq=False)
 class _Builder:
-    """Writes the program of one instance."""
+    """Counts what a step routes, and writes its program."""
 
     pricing: _Pricing
     exchange: Exchange
@@ -119,24 +119,25 @@ class _Builder:
             for layer, chosen in enumerate(routes.ids[:, tokens])
         )
 
-    def program(self, ranks: np.ndarray, traffic: tuple[LayerTraffic, ...], overlap: Callable) -> Program:
-        """All layers and the head. ranks: [ranks] of the instance."""
-        emit = Emitter(ranks)
-        experts = self.expert_work(traffic)
+    def program(self, traffic: tuple[tuple[LayerTraffic, ...], ...], overlap: Callable) -> Program:
+        """All layers and the head. Instances run the same program; their collectives are groups of one collective."""
+        emit = Emitter(np.arange(self.pricing.deployment.cluster.ranks))
+        layers = list(zip(*traffic, strict=True))  # [moe_layer][instance]
+        experts = self.expert_work(layers)
         after: tuple[int, ...] = ()
         moe_layer = 0
         for index, layer in enumerate(self.pricing.deployment.model.layers):
             after = self.attention(emit, index, layer, after)
             after = self.dense_ffn(emit, index, layer, after)
             if layer.experts is not None:
-                block = self.moe_block(index, layer, traffic[moe_layer], experts[moe_layer])
+                block = self.moe_block(index, layer, layers[moe_layer], experts[moe_layer])
                 after = self.exchange.after_moe(emit, index, overlap(emit, block, after))
                 moe_layer += 1
         head = local.head_work(self.pricing.deployment, self.pricing.sequences)
         emit.compute("head", -1, self.pricing.count(head), after)
         return emit.program()
 
-    def expert_work(self, traffic: tuple[LayerTraffic, ...]) -> list[Work]:
+    def expert_work(self, layers: Sequence[Sequence[LayerTraffic]]) -> list[Work]:
         """Routed experts of every MoE layer, each [ranks]; layers with equal experts are priced in one call."""
         deployment = self.pricing.deployment
         policy = deployment.precision
@@ -147,8 +148,11 @@ class _Builder:
             here = deployment.parallelism.ep_index
             cost = routed_experts(
                 deployment.machine,
-                np.stack([traffic[row].tokens[here] for row in rows]),
-                **self._entering(np.stack([traffic[row].entering[here] for row in rows]), experts.top_k),
+                np.stack([np.concatenate([part.tokens[here] for part in layers[row]]) for row in rows]),
+                **self._entering(
+                    np.stack([np.concatenate([part.entering[here] for part in layers[row]]) for row in rows]),
+                    experts.top_k,
+                ),
                 hidden=deployment.model.hidden,
                 ffn=experts.ffn // deployment.parallelism.expert_tp,
                 gated=experts.gated,
@@ -181,14 +185,16 @@ class _Builder:
             after = (emit.compute(work.kind, index, self.pricing.count(work), after),)
         return self.exchange.all_reduce(emit, index, after) if works else after
 
-    def moe_block(self, index: int, layer: Layer, traffic: LayerTraffic, experts: Work) -> MoEBlock:
+    def moe_block(self, index: int, layer: Layer, traffic: Sequence[LayerTraffic], experts: Work) -> MoEBlock:
         """The parts of a MoE layer, priced: what an overlap function puts in order."""
         tokens = self.exchange.tokens_per_rank(self.pricing.tokens)
         deployment = self.pricing.deployment
         shared_tp = deployment.parallelism.shared_expert_tp
         router = self.pricing.price(local.router_work, layer, tokens)[0]
         shared = self.pricing.price(local.shared_expert_work, layer, tokens, shared_tp)
-        sent, returned = self.exchange.dispatch_and_combine(traffic.copies, layer.experts.routed)
+        sent, returned = self.exchange.dispatch_and_combine(
+            np.stack([part.copies for part in traffic]), layer.experts.routed
+        )
         return MoEBlock(
             layer=index,
             router=self.pricing.count(router),
@@ -204,7 +210,7 @@ class _Builder:
         """The transfer of a priced dispatch or combine, after adding its slowest rank to the totals of its kind."""
         if priced is None:
             return None
-        seconds = priced.transfer.arrived * priced.transfer.wire_s + priced.transfer.latency_s
+        seconds = priced.transfer.alone_s
         low, high = priced.interval
         self.pricing.count(Work(kind, seconds, seconds * low, seconds * high), spread=False)
         return priced.transfer

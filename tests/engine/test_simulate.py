@@ -66,7 +66,9 @@ def test_a_collective_starts_with_its_last_member_and_ends_for_each_at_its_own_l
     assert (track.end[1] // US).tolist() == [3 + 2 + 1, 3 + 4 + 1]
     assert (track.end[2] // US).tolist() == [7, 9]
     assert timeline.makespan_s == pytest.approx(9e-6)
-    assert timeline.waiting_s() == pytest.approx(1e-6)  # rank 0 waits 2 µs for rank 1, which waits for nobody
+    assert timeline.waiting_s() == {
+        "dispatch": pytest.approx(1e-6)
+    }  # rank 0 waits 2 µs for rank 1, which waits for nobody
     # rank 0 computes 2 of its 7 µs, rank 1 computes 4 of its 9
     assert timeline.exposed_s() == pytest.approx(5e-6)
 
