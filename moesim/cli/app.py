@@ -15,7 +15,7 @@ from moesim.cli.run import run
 from moesim.cli.schema import schema
 from moesim.cli.trace import import_trace, trace
 from moesim.cli.validate import validate
-from moesim.errors import MoesimError
+from moesim.errors import InvalidInput, MoesimError
 
 INTERNAL_ERROR = 70
 INTERRUPTED = 130
@@ -59,8 +59,11 @@ def main() -> None:
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
         sys.exit(INTERRUPTED)
-    except BrokenPipeError:
-        sys.exit(0)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            sys.exit(0)
+        typer.echo(f"{error.filename or 'output'}: {error.strerror}", err=True)
+        sys.exit(InvalidInput.exit_code)
     except Exception:
         import traceback
 

@@ -82,6 +82,8 @@ def profiles(
     if name is None and (plot or devices):
         raise InvalidInput("name the profile to draw, e.g. moesim profiles gb200_nvl72 --plot topology.png")
     table = profiles_table() if name is None else profile_sheet(name)
+    if plot is not None:
+        _draw(name, devices, plot)
     if json:
         print_json({"profiles" if name is None else "figures": records(table if name else table.reset_index())})
     elif name is None:
@@ -92,8 +94,6 @@ def profiles(
             for row in table.itertuples()
         )
         print_table(rows, header=("field", "value", "source"))
-    if plot is not None:
-        _draw(name, devices, plot)
 
 
 def _print_profiles(table) -> None:

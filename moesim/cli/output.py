@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import typer
+
+from moesim.errors import InvalidInput
 
 
 def say(text: str = "") -> None:
@@ -22,6 +26,17 @@ def note(text: str) -> None:
 def print_json(data: object) -> None:
     """One JSON object; keys keep their order, so equal results print equal bytes."""
     typer.echo(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that is not there and cannot be made, or cannot be written to. Makes nothing."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise InvalidInput(f"--out {folder}: {place} is a file; name a folder")
+    if not os.access(place, os.W_OK):
+        raise InvalidInput(f"--out {folder}: cannot write in {place}; name another folder")
 
 
 def records(table) -> list[dict]:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.output import note, print_json, print_table, say
+from moesim.cli.output import check_folder, note, print_json, print_table, say
 from moesim.errors import InvalidInput
 
 
@@ -28,6 +28,8 @@ def run(
 
     if links and out is None:
         raise InvalidInput("--links needs --out DIR to write its pictures to")
+    if out is not None:
+        check_folder(out)  # before the work, so that a bad place costs nothing
     result = run_scenario(scenario, changes=change or ())
     if out is not None:
         from moesim.report.step import write_link_report, write_step_report
@@ -48,7 +50,9 @@ def _print(metrics: dict) -> None:
 
     s = format_seconds
     say(f"{metrics['scenario']}: {metrics['title']}")
-    if metrics["description"]:
+    if metrics["changes"]:
+        say(f"changed: {', '.join(metrics['changes'])}")
+    elif metrics["description"]:
         say(metrics["description"].strip())
     say()
     interval = f"({s(metrics['step_time_low_s'])} – {s(metrics['step_time_high_s'])}, 80 % interval)"
@@ -57,7 +61,8 @@ def _print(metrics: dict) -> None:
         say(f"TPOT          {s(metrics['tpot_s'])}")
     say(f"throughput    {metrics['tokens_per_s']:,.0f} tokens/s, {metrics['tokens_per_s_per_device']:,.0f} per device")
     say(f"bounds        {s(metrics['lower_bound_s'])} ≤ step ≤ {s(metrics['upper_bound_s'])}")
-    say(f"communication {s(metrics['exposed_communication_s'])} exposed, of which {s(metrics['waiting_s'])} waiting")
+    waits = f"collectives wait {s(metrics['waiting_s'])} for late ranks and shared links"
+    say(f"communication {s(metrics['exposed_communication_s'])} in which the mean rank computes nothing; {waits}")
     hbm = metrics["hbm"]
     parts = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in hbm["by_kind"].items() if size)
     say(f"HBM           {format_bytes(metrics['hbm_bytes'])} of {format_bytes(hbm['capacity'])} ({parts})")

@@ -19,6 +19,7 @@ from moesim.cost.exchange_kernels import EXCHANGE, share, sms, together
 from moesim.cost.fitting import Fit, default_fit
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
+from moesim.hardware.device import Device
 from moesim.hardware.precision import Precision
 from moesim.network import collectives
 from moesim.network.routes import Network
@@ -123,7 +124,7 @@ def exchange(
     model = KERNELS[kernel]
     message = hidden * precision.bytes
     leaves = (network.domain[ranks] != network.domain[ranks][:, :1]).any(axis=1)
-    _check_runs(machine, model, kernel, bool(leaves.any()))
+    check_kernel(kernel, machine.device, bool(leaves.any()))
     remote = model.remote_s * np.repeat(leaves, ranks.shape[1])
     sent, taken = copies.sum(axis=2).ravel(), copies.sum(axis=1).ravel()
     if kernel == "nccl":
@@ -152,11 +153,16 @@ def exchange(
     )
 
 
-def _check_runs(machine: Machine, model: Kernel, kernel: str, leaves: bool) -> None:
-    if machine.device.kind != model.runs_on:
-        fitting = ", ".join(name for name, other in KERNELS.items() if other.runs_on == machine.device.kind) or "none"
-        raise InvalidInput(f"all-to-all kernel {kernel} does not run on {machine.device.name}; write one of {fitting}")
-    if model.within and leaves:
+def check_kernel(kernel: str, device: Device, crosses: bool) -> None:
+    """Refuse, as InvalidInput, a kernel that does not run on the device or cannot leave its scale-up domain.
+
+    crosses: whether the ranks stand in several domains.
+    """
+    model = KERNELS[kernel]
+    if device.kind != model.runs_on:
+        fitting = ", ".join(name for name, other in KERNELS.items() if other.runs_on == device.kind) or "none"
+        raise InvalidInput(f"all-to-all kernel {kernel} does not run on {device.name}; write one of {fitting}")
+    if model.within and crosses:
         raise InvalidInput(f"all-to-all kernel {kernel} cannot leave an NVLink domain; write deepep_normal or nccl")
 
 

@@ -28,7 +28,6 @@ class Precision:
 # E8M0 scale for 32 elements, 4 + 8/32 and 8 + 8/32 (OCP MX specification 1.0); INT4 is group-wise with a BF16 scale for
 # 128 weights, 4 + 16/128 (AWQ, GPTQ defaults).
 _ALL = (
-    Precision("fp32", 32, "fp32"),
     Precision("bf16", 16, "bf16"),
     Precision("fp8", 8, "fp8"),
     Precision("fp8_block", 8.25, "fp8"),
@@ -37,6 +36,7 @@ _ALL = (
     Precision("mxfp4", 4.25, "fp4"),
     Precision("int8", 8, "int8"),
     Precision("int4", 4.125, "bf16"),
+    Precision("fp32", 32, "fp32"),
 )
 PRECISIONS: dict[str, Precision] = {p.name: p for p in _ALL}
 

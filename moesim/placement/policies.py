@@ -71,6 +71,8 @@ POLICIES: dict[str, Callable[..., Placement]] = {
     "round_robin": round_robin,
     "replicate_hot": replicate_hot,
 }
+# Policies that look at loads: what they learn from is not replayed.
+LEARNING = {"replicate_hot"}
 
 
 def _tile(name: str, load: np.ndarray, slots: np.ndarray) -> Placement:
@@ -81,6 +83,8 @@ def _tile(name: str, load: np.ndarray, slots: np.ndarray) -> Placement:
 
 
 def _check_room(experts: int, ranks: int, slots_per_rank: int) -> None:
+    if slots_per_rank > experts:
+        raise ValueError(f"{slots_per_rank} slots on a rank would hold some of {experts} experts twice; write fewer")
     if ranks * slots_per_rank < experts:
         least = -(-experts // ranks)
         raise ValueError(

@@ -32,18 +32,19 @@ def draw_layer_timeline(timeline: Timeline, layer: int, path: str | Path, title:
     """One layer as it ran on every rank: a row a rank, communication in the lower part of the row."""
     track = timeline.tracks[0]
     rows = [index for index, op in enumerate(track.program.ops) if op.layer == layer]
+    unit, ticks = ("ms", 1e9) if (track.end[rows].max() - track.start[rows].min()) > 1e10 else ("µs", 1e6)
     shown = np.unique(np.linspace(0, track.program.ranks.size - 1, MOST_RANKS).astype(int))
     origin = track.start[rows].min()
     figure, (axes,) = new_figure(10, 1.6 + 0.085 * max(shown.size, 12))
     for index in rows:
         op = track.program.ops[index]
-        begin = (track.start[index, shown] - origin) / 1e6
-        length = (track.end[index, shown] - track.start[index, shown]) / 1e6
+        begin = (track.start[index, shown] - origin) / ticks
+        length = (track.end[index, shown] - track.start[index, shown]) / ticks
         # Compute fills the row; communication lies over its lower part, so that what it hides behind stays visible.
         offset, height, above = (0.04, 0.92, 1) if op.stream == "compute" else (0.54, 0.42, 2)
         bottom = np.arange(shown.size) + offset
         axes.barh(bottom, length, height, left=begin, align="edge", color=_colour(op.kind), linewidth=0, zorder=above)
-    axes.set(xlabel="µs since the layer began", ylabel="rank", ylim=(shown.size, 0), title=title)
+    axes.set(xlabel=f"{unit} since the layer began", ylabel="rank", ylim=(shown.size, 0), title=title)
     step = max(1, shown.size // 12)
     axes.set_yticks(np.arange(0, shown.size, step) + 0.5, track.program.ranks[shown[::step]])
     _legend(axes, track, rows)
@@ -51,11 +52,14 @@ def draw_layer_timeline(timeline: Timeline, layer: int, path: str | Path, title:
 
 
 def draw_breakdown(timeline: Timeline, path: str | Path, title: str = "") -> None:
-    """Seconds of each kind of operation, mean over ranks; a collective split into its own time and waiting."""
+    """Seconds of each kind of operation, mean over ranks; of collectives the part that waits for others is hatched."""
     kinds = dict(sorted(timeline.by_kind_s().items(), key=lambda item: item[1]))
     figure, (axes,) = new_figure(8, 0.8 + 0.36 * len(kinds))
     milliseconds = np.array(list(kinds.values())) * 1e3
     axes.barh(list(kinds), milliseconds, color=[_colour(kind) for kind in kinds])
+    waiting = [timeline.waiting_s().get(kind, 0.0) * 1e3 for kind in kinds]
+    hatched = {"color": "none", "hatch": "////", "edgecolor": "white", "linewidth": 0}
+    axes.barh(list(kinds), waiting, left=milliseconds - waiting, **hatched)
     for row, value in enumerate(milliseconds):
         axes.text(value, row, f" {value:.2f} ms", va="center", fontsize=8)
     axes.set(xlabel=f"ms a step, mean over ranks (the step takes {timeline.makespan_s * 1e3:.2f} ms)", title=title)
@@ -69,6 +73,7 @@ def draw_expert_load(load: np.ndarray, path: str | Path, title: str = "") -> Non
     figure, (axes,) = new_figure(10, 4.2)
     image = axes.imshow(relative, aspect="auto", cmap="magma", vmin=0, interpolation="nearest")
     axes.set(xlabel="expert", ylabel="MoE layer", title=title)
+    axes.yaxis.get_major_locator().set_params(integer=True)
     figure.colorbar(image, ax=axes, label="tokens / mean of the layer")
     save_figure(figure, path)
 
@@ -76,7 +81,8 @@ def draw_expert_load(load: np.ndarray, path: str | Path, title: str = "") -> Non
 def draw_traffic(traffic: np.ndarray, path: str | Path, title: str = "") -> None:
     """Bytes [source rank, destination rank] as a heat map in MB."""
     figure, (axes,) = new_figure(6.6, 5.6)
-    image = axes.imshow(traffic / 1e6, cmap="viridis", vmin=0, interpolation="nearest")
+    megabytes = np.where(np.eye(len(traffic), dtype=bool), np.nan, traffic / 1e6)  # own tokens stay at home
+    image = axes.imshow(megabytes, cmap="viridis", interpolation="nearest")
     axes.set(xlabel="to rank", ylabel="from rank", title=title)
     axes.title.set_fontsize(10)
     figure.colorbar(image, ax=axes, label="MB a step")
@@ -92,4 +98,4 @@ def _legend(axes, track: Track, rows: list[int]) -> None:
 
     kinds = dict.fromkeys(track.program.ops[index].kind for index in rows)
     handles = [Patch(color=_colour(kind), label=kind) for kind in kinds]
-    axes.legend(handles=handles, ncols=min(len(kinds), 7), loc="lower center", bbox_to_anchor=(0.5, 1.04), fontsize=8)
+    axes.figure.legend(handles=handles, ncols=min(len(kinds), 7), loc="outside lower center", fontsize=8)

@@ -49,11 +49,13 @@ def write_link_report(result: Result, folder: str | Path) -> list[Path]:
     utilisation = dict(zip(deployment.network.links.ends, found.utilisation.tolist(), strict=True))
     topology, matrix, table = folder / "links.png", folder / "traffic.png", folder / "hottest_links.csv"
     draw_topology(deployment.cluster, topology, utilisation=utilisation, title=f"{title}: use of links over the step")
-    draw_traffic(traffic_matrix(deployment, result.step), matrix, f"{title}: dispatch and combine")
+    traffic = traffic_matrix(deployment, result.step)
+    if traffic.any():
+        draw_traffic(traffic, matrix, f"{title}: dispatch and combine")
     partial = table.with_name(table.name + ".partial")
     hottest_links(deployment, found).to_csv(partial, index=False)
     os.replace(partial, table)
-    return [topology, matrix, table]
+    return [topology, matrix, table] if traffic.any() else [topology, table]
 
 
 def _write_json(data: object, path: Path) -> None:

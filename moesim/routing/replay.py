@@ -65,7 +65,7 @@ def replay(
     then equal and `step` alone moves the windows on.
     Raises InvalidInput where the trace has another router geometry or no tokens of the phase.
     """
-    _check_geometry(trace, experts, top_k)
+    check_geometry(trace, experts, top_k)
     line = _line(trace, phase)
     tokens = np.broadcast_to(np.asarray(tokens_per_rank, dtype=np.int64), (ranks,))
     offsets = np.concatenate([[0], np.cumsum(tokens)])
@@ -189,7 +189,8 @@ def _prefill_window(line: _Line, batch: int, step: int, _: np.random.Generator) 
     return places % line.size, int(np.count_nonzero(places >= line.size))
 
 
-def _check_geometry(trace: RouterTrace, experts: int, top_k: int) -> None:
+def check_geometry(trace: RouterTrace, experts: int, top_k: int) -> None:
+    """Raise InvalidInput, with what to do, unless the trace chooses top_k of so many experts."""
     # Where tokens take different numbers of experts (expert choice, dynamic k), rows are as wide as the most of them.
     usual = trace.metadata.get("top_k", trace.top_k) if trace.count is not None else trace.top_k
     if (trace.experts, usual) != (experts, top_k):

@@ -8,31 +8,37 @@ from pathlib import Path
 
 import numpy as np
 
-from moesim.cost.calibration import machine_for
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Hardware
-from moesim.hardware.fabrics.build import build_cluster
-from moesim.hardware.precision import PRECISIONS, matmul_peak
-from moesim.model.architecture import Experts, MoEModel, require_shapes
+from moesim.model.architecture import Experts, MoEModel
 from moesim.model.parallelism import Parallelism
 from moesim.network.routes import build_network
 from moesim.placement.placement import Placement
-from moesim.placement.policies import POLICIES
+from moesim.placement.policies import LEARNING, POLICIES
 from moesim.routing.latent import Geometry
 from moesim.routing.load import expert_load
 from moesim.routing.relabel import block_labels, relabel_ids, relabel_load
-from moesim.routing.replay import Routes, replay, split
+from moesim.routing.replay import Routes, check_geometry, replay, split
 from moesim.routing.synthesis import balanced_routes
 from moesim.routing.trace import RouterTrace
 from moesim.spec import library
-from moesim.spec.loading import Document, read
+from moesim.spec.loading import Document, parse, read
 from moesim.spec.model_file import load_model
+from moesim.spec.parts import (
+    batch_of,
+    check_all_to_all,
+    check_split,
+    cluster_of,
+    decoder,
+    machine_of,
+    parallelism_of,
+    precision_of,
+)
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
-from moesim.workload.deployment import Batch, Deployment, PrecisionPolicy
+from moesim.workload.deployment import Batch, Deployment
+from moesim.workload.footprint import check_fits, footprint
 
-# Weight formats whose products run on BF16 activations unless the scenario says otherwise.
-_WEIGHT_ONLY = {"mxfp4", "int4", "int8", "fp32"}
 # Share of a trace's sequences that a load-aware placement learns from; the rest is replayed.
 _LEARNED_SHARE = 0.5
 _SYNTHETIC_TOKENS = (8192, 65536)  # least and most tokens of a synthetic trace
@@ -59,8 +65,11 @@ class Assembly:
             kind = "synthetic" if self.trace.synthetic else "captured"
             words["routing"] = f"{self.trace.name} ({kind}): {self.trace.source}"
             if self.routes.reused and self.routes.tokens.size:
-                share = self.routes.reused / self.routes.tokens.shape[1]
-                words["routing"] += f"; the step is longer than the trace, {share:.0%} of its tokens are replayed again"
+                total = self.routes.tokens.shape[1]
+                words["routing"] += f"; {total - self.routes.reused:,} distinct tokens stand for the step's {total:,}"
+        model, longest = self.deployment.model, self.batch.context + self.batch.new_tokens
+        if model.context and longest > model.context:
+            words["context"] = f"{longest:,} tokens are beyond {model.name}'s own {model.context:,}"
         return words
 
 
@@ -69,7 +78,7 @@ def read_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Document:
     document = read(library.find("scenario", name_or_path))
     for change in changes:
         field, equals, text = change.partition("=")
-        if not equals:
+        if not equals or not field.strip():
             raise InvalidInput(f"--set {change}: write FIELD=VALUE, e.g. workload.context=8192")
         document = document.with_value(field.strip(), plain_value(text))
     return document
@@ -77,8 +86,6 @@ def read_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Document:
 
 def plain_value(text: str) -> object:
     """One YAML value, as the command line gives it."""
-    from moesim.spec.loading import parse
-
     return parse(f"value: {text}", "--set").data["value"]
 
 
@@ -89,32 +96,33 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
     """
     scenario = document.check(Scenario)
     tell = _Problems(document)
-    model = model or tell.attempt(lambda: require_shapes(load_model(scenario.model, beside=document.file)), "")
+    model = model or tell.attempt(lambda: decoder(load_model(scenario.model, beside=document.file)), "")
     hardware = tell.attempt(lambda: load_profile(scenario.cluster.hardware, beside=document.file), "cluster")
-    cluster = hardware and tell.attempt(
-        lambda: build_cluster(hardware, scenario.cluster.devices, **scenario.cluster.options.choices()), "cluster"
-    )
-    parallelism = tell.attempt(lambda: _parallelism(scenario), "")
-    precision = hardware and tell.attempt(lambda: _precision(scenario, hardware), "")
+    parallelism = tell.attempt(lambda: parallelism_of(scenario), "")
+    cluster = hardware and parallelism and tell.attempt(lambda: cluster_of(scenario, hardware), "cluster")
+    precision = hardware and tell.attempt(lambda: precision_of(scenario, hardware), "")
+    machine = hardware and tell.attempt(lambda: machine_of(scenario, hardware), "")
+    if cluster:
+        tell.attempt(lambda: check_all_to_all(scenario, cluster), "network")
     if model and parallelism:
-        tell.attempt(lambda: _check_split(model, parallelism), "")
+        tell.attempt(lambda: check_split(model, parallelism), "")
     experts = model and _experts(model)
-    batch = parallelism and _batch(scenario, parallelism)
+    batch = parallelism and batch_of(scenario, parallelism)
     if trace is None and experts and batch:
         trace = tell.attempt(lambda: _trace(scenario, model, batch, document), "routing")
     tell.raise_any()
 
     placement = routes = None
     if experts:
-        learned, replayed = _parts(scenario, trace)
         labels = _labels(trace, model, scenario)
-        routes = tell.now(lambda: _routes(replayed, model, batch, labels, scenario), "routing")
+        learned, replayed = _parts(scenario, trace)
+        tell.now(lambda: check_geometry(trace, experts.routed, experts.top_k), "routing")
         placement = tell.now(lambda: _placement(scenario, learned, labels, parallelism), "placement")
     deployment = Deployment(
         model=model,
         cluster=cluster,
         network=tell.now(lambda: build_network(cluster), "cluster"),
-        machine=tell.now(lambda: machine_for(hardware, scenario.software, load_profile), "cluster.hardware"),
+        machine=machine,
         parallelism=parallelism,
         precision=precision,
         kernel=scenario.network.all_to_all,
@@ -122,6 +130,10 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
         fidelity=scenario.network.fidelity,
         instances=scenario.parallelism.instances,
     )
+    # What cannot fit whatever is routed is said before a token is.
+    check_fits(footprint(deployment, batch, received=0, reserve=scenario.memory.reserve))
+    if experts:
+        routes = tell.now(lambda: _routes(replayed, model, batch, labels, scenario), "routing")
     name = Path(document.file).name.removesuffix(".yaml")
     return Assembly(name, _title(scenario, model, hardware), scenario, deployment, batch, trace, routes)
 
@@ -157,80 +169,9 @@ def _title(scenario: Scenario, model: MoEModel, hardware: Hardware) -> str:
     return f"{model.title} {scenario.workload.kind} on {scenario.cluster.devices} × {product}"
 
 
-def _parallelism(scenario: Scenario) -> Parallelism:
-    degrees = scenario.parallelism
-    devices, rest = divmod(scenario.cluster.devices, degrees.instances)
-    if rest:
-        problem = f"{scenario.cluster.devices} devices do not divide into {degrees.instances} equal instances"
-        raise InvalidInput(Problem(f"{problem}; change one of the two", "parallelism.instances"))
-    return Parallelism(
-        devices=devices,
-        attention_dp=degrees.attention_dp,
-        tp=degrees.tp,
-        ep=degrees.ep,
-        expert_tp=degrees.expert_tp,
-    )
-
-
-def _precision(scenario: Scenario, hardware: Hardware) -> PrecisionPolicy:
-    """The formats, with activations filled in; refuses formats whose products the chip cannot run."""
-    stated = scenario.precision
-    names = {
-        "experts": stated.experts,
-        "dense": stated.dense,
-        "expert_activations": stated.expert_activations or _activations_of(stated.experts),
-        "activations": stated.activations or _activations_of(stated.dense),
-        "dispatch": stated.dispatch,
-        "combine": stated.combine,
-        "kv": stated.kv,
-    }
-    policy = PrecisionPolicy(**{kind: PRECISIONS[name] for kind, name in names.items()})
-    problems = [
-        Problem(
-            f"{weights.name} × {operand.name} runs at {matmul_peak(weights, operand)}, which {hardware.name} lacks; "
-            f"it has {', '.join(sorted(hardware.device.peak))}",
-            f"precision.{field}",
-        )
-        for field, weights, operand in (
-            ("experts", policy.experts, policy.expert_activations),
-            ("dense", policy.dense, policy.activations),
-        )
-        if matmul_peak(weights, operand) not in hardware.device.peak
-    ]
-    if problems:
-        raise InvalidInput(problems)
-    return policy
-
-
-def _activations_of(weights: str) -> str:
-    return "bf16" if weights in _WEIGHT_ONLY else weights
-
-
 def _experts(model: MoEModel) -> Experts | None:
     """The expert geometry of the model's MoE layers; None for a dense model."""
     return model.layers[model.moe_layers[0]].experts if model.moe_layers else None
-
-
-def _check_split(model: MoEModel, parallelism: Parallelism) -> None:
-    """Refuse degrees that do not divide heads or widths, before anything is priced."""
-    from moesim.model import shapes
-
-    problems = {}
-    for layer in dict.fromkeys(model.layers):
-        for field, divide in (
-            ("parallelism.tp", lambda layer=layer: shapes.attention_projections(layer, model.hidden, parallelism.tp)),
-            ("parallelism.tp", lambda layer=layer: shapes.dense_ffn(layer, model.hidden, parallelism.tp)),
-            (
-                "parallelism.expert_tp",
-                lambda layer=layer: shapes.routed_experts(layer, model.hidden, parallelism.expert_tp),
-            ),
-        ):
-            try:
-                divide()
-            except ValueError as error:
-                problems[f"{field}: {error}"] = Problem(f"{error}; choose a degree that divides them", field)
-    if problems:
-        raise InvalidInput(problems.values())
 
 
 def _trace(scenario: Scenario, model: MoEModel, batch: Batch, document: Document) -> RouterTrace:
@@ -248,7 +189,7 @@ def _geometry(model: MoEModel) -> Geometry:
 
 def _parts(scenario: Scenario, trace: RouterTrace) -> tuple[RouterTrace, RouterTrace]:
     """What the placement learns from, and what is replayed: never the same sequences when the placement uses loads."""
-    if scenario.placement.kind == "replicate_hot":
+    if scenario.placement.kind in LEARNING:
         return split(trace, _LEARNED_SHARE)
     return trace, trace
 
@@ -286,9 +227,3 @@ def _routes(trace: RouterTrace, model: MoEModel, batch: Batch, labels: np.ndarra
         rng=rng,
     )
     return replace(routes, ids=relabel_ids(routes.ids, labels))
-
-
-def _batch(scenario: Scenario, parallelism: Parallelism) -> Batch:
-    work = scenario.workload
-    sequences = np.full(parallelism.attention_dp, work.sequences_per_rank)
-    return Batch(work.kind, sequences, getattr(work, "prompt", 1), work.context)

@@ -22,7 +22,7 @@ from moesim.spec import library
 from moesim.spec.complaints import one_of
 from moesim.spec.loading import Spec
 
-Positive = Annotated[float, Field(gt=0)]
+Positive = Annotated[float, Field(gt=0, le=10)]
 
 
 class TraceRouting(Spec):

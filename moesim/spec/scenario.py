@@ -16,8 +16,8 @@ from moesim.spec.loading import Spec
 from moesim.spec.routing import Routing
 from moesim.workload.overlap import OVERLAPS
 
-Count = Annotated[int, Field(ge=1)]
-Tokens = Annotated[int, Field(ge=0)]
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Tokens = Annotated[int, Field(ge=0, le=10**9)]
 Format = Literal[tuple(PRECISIONS)]
 
 

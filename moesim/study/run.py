@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import moesim
 from moesim.engine.simulate import simulate
 from moesim.engine.timeline import Timeline
+from moesim.errors import InvalidInput
 from moesim.network.fidelity import FIDELITIES
 from moesim.spec.assembly import Assembly, assemble, read_scenario
 from moesim.spec.loading import Document
@@ -36,15 +37,21 @@ def run_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Result:
 
     Raises InvalidInput with every problem of the file, or Infeasible when the step does not fit in HBM.
     """
+    changes = tuple(changes)
     document = read_scenario(name_or_path, changes)
-    return run_assembly(document, assemble(document))
+    return run_assembly(document, assemble(document), changes)
 
 
-def run_assembly(document: Document, assembly: Assembly) -> Result:
-    """Simulate an assembled scenario. Raises Infeasible when the step does not fit in HBM."""
-    step = inference_step(
-        assembly.deployment, assembly.batch, assembly.routes, OVERLAPS[assembly.scenario.overlap.kind]
-    )
+def run_assembly(document: Document, assembly: Assembly, changes: tuple[str, ...] = ()) -> Result:
+    """Simulate an assembled scenario. changes: what was replaced in it, for the record.
+
+    Raises Infeasible when the step does not fit in HBM, and InvalidInput when the network cannot carry it.
+    """
+    overlap = OVERLAPS[assembly.scenario.overlap.kind]
+    try:
+        step = inference_step(assembly.deployment, assembly.batch, assembly.routes, overlap)
+    except InvalidInput as error:
+        raise document.locate(error, "cluster") from None
     needs = footprint(assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve)
     check_fits(needs)
     rates = FIDELITIES[assembly.scenario.network.fidelity].rates
@@ -55,6 +62,7 @@ def run_assembly(document: Document, assembly: Assembly) -> Result:
         "scenario": assembly.name,
         "scenario_hash": scenario_hash(document),
         "title": assembly.title,
+        "changes": list(changes),
         "description": assembly.scenario.description,
         "seed": assembly.scenario.seed,
         **step_metrics(assembly.deployment, assembly.batch, step, timeline),

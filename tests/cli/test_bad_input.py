@@ -55,6 +55,10 @@ def test_all_problems_of_a_file_at_once(run_text):
         ("kind: decode", "kind: encode", "decode"),
         ("model: mixtral-8x7b", "model: gpt-4-rumoured", "rumour"),
         ("model: mixtral-8x7b", "model: [", "a.yaml:"),
+        ("model: mixtral-8x7b", "model: vmoe-l16", "only decoders"),
+        ("software: vllm", "software: vlm", "did you mean 'vllm'"),
+        ("slots_per_rank: 1", "slots_per_rank: 99999", "twice"),
+        ("sequences_per_rank: 256", "sequences_per_rank: 99999999999999", "sequences_per_rank"),
     ],
 )
 def test_one_mistake(run_text, old, new, said):

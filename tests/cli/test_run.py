@@ -60,6 +60,24 @@ def test_a_report_holds_pictures_and_the_whole_timeline(moesim, tmp_path):
     assert max(event["ts"] + event["dur"] for event in complete) / 1e6 == pytest.approx(metrics["step_time_s"])
 
 
+def test_a_bad_place_for_results_is_told_before_the_work(moesim, tmp_path):
+    (tmp_path / "file").write_text("")
+    code, out, err = moesim("run", "quickstart", "--out", tmp_path / "file" / "out")
+    assert (code, out) == (2, "")
+    assert "is a file" in err
+
+
+def test_a_slower_link_never_makes_a_step_faster(moesim_json):
+    def step(remaining):
+        worse = f"cluster.options={{degraded: [{{between: [device0, nvlink0.0], remaining: {remaining}}}]}}"
+        metrics = moesim_json("run", "mixtral-8x7b-h100", "--set", worse)
+        assert metrics["hottest_link"]["utilisation"] <= 1
+        return metrics["step_time_s"]
+
+    whole = moesim_json("run", "mixtral-8x7b-h100")["step_time_s"]
+    assert whole <= step(0.5) <= step(0.1) <= step(0.001)
+
+
 def test_a_step_that_does_not_fit_says_by_how_many_bytes(moesim):
     code, out, err = moesim("run", "mixtral-8x7b-h100", "--set", "workload.sequences_per_rank=100000")
     assert code == 3

@@ -33,7 +33,7 @@ def test_too_few_slots_is_an_error_that_says_how_many():
 
 @given(st.data(), st.integers(1, 6), st.integers(1, 5), st.integers(1, 3))
 def test_every_expert_is_placed_and_replicas_never_add_load(data, ranks, slots, layers):
-    experts = data.draw(st.integers(1, ranks * slots))
+    experts = data.draw(st.integers(slots, ranks * slots))
     load = np.array(
         data.draw(
             st.lists(st.lists(st.integers(0, 99), min_size=experts, max_size=experts), min_size=layers, max_size=layers)

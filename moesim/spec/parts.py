@@ -1,0 +1,142 @@
+"""The parts of a deployment that a scenario states directly, each checked by itself.
+
+Problems name their field; `moesim.spec.assembly` places them in the file and tells those of all parts at once.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from moesim.cost.calibration import machine_for
+from moesim.cost.exchange import check_kernel
+from moesim.cost.machine import Machine
+from moesim.errors import InvalidInput, Problem
+from moesim.hardware.device import Hardware
+from moesim.hardware.fabrics.build import build_cluster
+from moesim.hardware.precision import PRECISIONS, matmul_peak
+from moesim.hardware.topology import Cluster
+from moesim.model import shapes
+from moesim.model.architecture import MoEModel, require_shapes
+from moesim.model.parallelism import Parallelism
+from moesim.spec.complaints import did_you_mean, one_of
+from moesim.spec.profile import load_profile
+from moesim.spec.scenario import Scenario
+from moesim.workload.deployment import Batch, PrecisionPolicy
+
+# Weight formats whose products run on BF16 activations unless the scenario says otherwise.
+_WEIGHT_ONLY = {"mxfp4", "int4", "int8"}
+
+
+def decoder(model: MoEModel) -> MoEModel:
+    """The model, if a decode or prefill step of it means something."""
+    if require_shapes(model).stack != "decoder":
+        raise InvalidInput(
+            Problem(
+                f"{model.name} is an {model.stack.replace('_', '-')} model; only decoders can be simulated", "model"
+            )
+        )
+    return model
+
+
+def cluster_of(scenario: Scenario, hardware: Hardware) -> Cluster:
+    """The cluster of the profile's fabric, as the scenario's options want it."""
+    return build_cluster(hardware, scenario.cluster.devices, **scenario.cluster.options.choices())
+
+
+def machine_of(scenario: Scenario, hardware: Hardware) -> Machine:
+    """The device under the scenario's software, which must be one that the profile has measured, if it has any."""
+    machine = machine_for(hardware, scenario.software, load_profile)
+    stacks = sorted({fit.key.get("software", "").split(" ")[0] for fit in machine.fits.get("gemm", ())})
+    wanted = (scenario.software or "").split(" ")[0]
+    if wanted and stacks and wanted not in stacks:
+        hint = did_you_mean(wanted, stacks) or f"; {one_of(stacks)}"
+        raise InvalidInput(Problem(f"{hardware.name} has no measurements of {wanted!r}{hint}", "software"))
+    return machine
+
+
+def check_all_to_all(scenario: Scenario, cluster: Cluster) -> None:
+    """Refuse an expert-parallel kernel that cannot run here, before anything is priced."""
+    if scenario.parallelism.attention_dp > 1:
+        ranks = scenario.cluster.devices // scenario.parallelism.instances
+        crosses = len(set(cluster.domain[:ranks].tolist())) > 1
+        try:
+            check_kernel(scenario.network.all_to_all, cluster.hardware.device, crosses)
+        except InvalidInput as error:
+            raise InvalidInput(Problem(str(error), "all_to_all")) from None
+
+
+def parallelism_of(scenario: Scenario) -> Parallelism:
+    """The degrees of one instance."""
+    degrees = scenario.parallelism
+    devices, rest = divmod(scenario.cluster.devices, degrees.instances)
+    if rest:
+        problem = f"{scenario.cluster.devices} devices do not divide into {degrees.instances} equal instances"
+        raise InvalidInput(Problem(f"{problem}; change one of the two", "parallelism.instances"))
+    return Parallelism(
+        devices=devices,
+        attention_dp=degrees.attention_dp,
+        tp=degrees.tp,
+        ep=degrees.ep,
+        expert_tp=degrees.expert_tp,
+    )
+
+
+def precision_of(scenario: Scenario, hardware: Hardware) -> PrecisionPolicy:
+    """The formats, with activations filled in; refuses formats whose products the chip cannot run."""
+    stated = scenario.precision
+    names = {
+        "experts": stated.experts,
+        "dense": stated.dense,
+        "expert_activations": stated.expert_activations or _activations_of(stated.experts),
+        "activations": stated.activations or _activations_of(stated.dense),
+        "dispatch": stated.dispatch,
+        "combine": stated.combine,
+        "kv": stated.kv,
+    }
+    policy = PrecisionPolicy(**{kind: PRECISIONS[name] for kind, name in names.items()})
+    problems = [
+        Problem(
+            f"{weights.name} × {operand.name} runs at {matmul_peak(weights, operand)}, which {hardware.name} lacks; "
+            f"it has {', '.join(sorted(hardware.device.peak))}",
+            f"precision.{field}",
+        )
+        for field, weights, operand in (
+            ("experts", policy.experts, policy.expert_activations),
+            ("dense", policy.dense, policy.activations),
+        )
+        if matmul_peak(weights, operand) not in hardware.device.peak
+    ]
+    if problems:
+        raise InvalidInput(problems)
+    return policy
+
+
+def _activations_of(weights: str) -> str:
+    return "bf16" if weights in _WEIGHT_ONLY else weights
+
+
+def check_split(model: MoEModel, parallelism: Parallelism) -> None:
+    """Refuse degrees that do not divide heads or widths, before anything is priced."""
+    problems = {}
+    for layer in dict.fromkeys(model.layers):
+        for field, divide in (
+            ("parallelism.tp", lambda layer=layer: shapes.attention_projections(layer, model.hidden, parallelism.tp)),
+            ("parallelism.tp", lambda layer=layer: shapes.dense_ffn(layer, model.hidden, parallelism.tp)),
+            (
+                "parallelism.expert_tp",
+                lambda layer=layer: shapes.routed_experts(layer, model.hidden, parallelism.expert_tp),
+            ),
+        ):
+            try:
+                divide()
+            except ValueError as error:
+                problems[f"{field}: {error}"] = Problem(f"{error}; choose a degree that divides them", field)
+    if problems:
+        raise InvalidInput(problems.values())
+
+
+def batch_of(scenario: Scenario, parallelism: Parallelism) -> Batch:
+    """What one step of one instance processes."""
+    work = scenario.workload
+    sequences = np.full(parallelism.attention_dp, work.sequences_per_rank)
+    return Batch(work.kind, sequences, getattr(work, "prompt", 1), work.context)
