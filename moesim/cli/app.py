@@ -11,10 +11,13 @@ from moesim.cli.calibrate import calibrate
 from moesim.cli.capture import capture
 from moesim.cli.catalogue import models, profiles
 from moesim.cli.compare_routers import compare_routers
+from moesim.cli.pareto import pareto
 from moesim.cli.run import run
 from moesim.cli.schema import schema
+from moesim.cli.serve import serve
 from moesim.cli.trace import import_trace, trace
 from moesim.cli.validate import validate
+from moesim.cli.validate_serving import fit_serving
 from moesim.errors import InvalidInput, MoesimError
 
 INTERNAL_ERROR = 70
@@ -29,6 +32,8 @@ app = typer.Typer(
 )
 for command in (
     run,
+    serve,
+    pareto,
     profiles,
     models,
     capture,
@@ -37,6 +42,7 @@ for command in (
     compare_routers,
     calibrate,
     validate,
+    fit_serving,
     schema,
 ):
     app.command()(command)

@@ -10,7 +10,11 @@ import typer
 
 import moesim
 from moesim.cli.output import note, print_json, print_table, records, say
+from moesim.cli.validate_serving import validate_serving
 from moesim.errors import InvalidInput
+
+# Columns by which a table of serving runs is known from one of kernels.
+SERVING = {"input_len", "output_len", "concurrency"}
 
 
 def validate(
@@ -48,12 +52,16 @@ def validate(
         raise InvalidInput(f"several tables need a folder, not a file: --out {out.with_suffix('')}")
     reports = []
     for path in paths:
-        predicted = predict_table(read_table(path), load_profile)
-        if out is not None:
-            target = out if len(paths) == 1 and out.suffix else out / f"{path.stem}.parquet"
+        table = read_table(path)
+        target = None if out is None else out if len(paths) == 1 and out.suffix else out / f"{path.stem}.parquet"
+        if set(table.columns) >= SERVING:
+            validate_serving(path, out=target, by=tuple(by or ()), json=json)
+            continue
+        predicted = predict_table(table, load_profile)
+        if target is not None:
             _write(predicted, target)
         reports.append((path, statistics(predicted, by or ("hardware", "software"))))
-    if json:
+    if json and reports:
         print_json(
             {"schema_version": 1, "tables": [{"file": str(p), "errors": records(table)} for p, table in reports]}
         )
