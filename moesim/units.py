@@ -2,7 +2,7 @@
 
 Inside moesim a time is a float in seconds, a size in bytes, a rate in bytes/s or FLOP/s. Text such as
 ``"900 GB/s"`` exists only at the door: `parse_quantity` reads it once and nobody below sees a unit again.
-Decimal and binary prefixes differ and both are honoured: ``GB`` is 1e9 bytes, ``GiB`` is 2**30, ``Gb/s`` is 1e9/8 bytes/s.
+Decimal and binary prefixes differ and both are honoured: ``GB`` is 1e9 bytes, ``GiB`` 2**30, ``Gb/s`` 1e9/8 bytes/s.
 """
 
 from __future__ import annotations
