@@ -11,7 +11,7 @@ class Device:
     """One accelerator.
 
     kind: ``gpu``, ``tpu``, ``wafer`` or ``cpu`` (one process of some threads).
-    peak: dense FLOP/s by compute format (``fp32``, ``bf16``, ``fp8``, ``fp4``, ``int8``); what the chip lacks is absent.
+    peak: dense FLOP/s by compute format (``fp32``, ``bf16``, ``fp8``, ``fp4``, ``int8``); missing if not there.
     hbm_bytes, hbm_bytes_per_s: capacity and datasheet bandwidth. cores: SMs (NVIDIA), CUs (AMD), MXUs (TPU), threads
     (CPU). cache_bytes: last-level cache, None where it is not published.
     scale_up_bytes_per_s: what all scale-up links together (NVLink, ICI, xGMI) carry out of the device, one way; None
