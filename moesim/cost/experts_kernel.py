@@ -8,8 +8,8 @@ and H200 share it; it is near the HBM bandwidth of H100 and B200):
 
     b_m   = the kernel's tile of tokens, one size for all experts (below);  tiles = Σ_e ceil(n_e / b_m)
     x     = tiles·ceil(N/b_n) / C;  waves = x ≤ 1 → 1, else ceil(x) − (1 − q)·(ceil(x) − x)
-    dram  = A·N·K·w / (BW·e_m) · max(1, fill/x)^(1/2)                      weights of the touched experts, once;
-                                                                           fewer than `fill` waves leave HBM idle
+    dram  = A·N·K·w / (BW·e_m) · (1 + fill/x)^(1/2)                        weights of the touched experts, once;
+                                                                           `fill` waves and fewer leave HBM idle
     mma   = 2·(b_m + 6.5)·b_n·K / (F·e_c/C)                                one tile on one core; 6.5: pipeline fill
     load  = (r·a + b_n·w)·K / (c_l·R/C)                                    its operands, from the last-level cache
             r = (P + pad·(tiles·b_m − P)) / tiles                          token rows of a tile; a padded one counts pad
@@ -24,9 +24,9 @@ before it a kernel still sorts and reduces all T·k pairs (Triton and Marlin ker
 other ranks: c_k).
 
 The tile: kernels choose b_m from the mean load that they *expect*, and on a rank with E_l experts most expect all T·k
-pairs to be theirs: the next power of two of T·k/E_l (choice ``tile_load``: local; twice_local; global = T·k/E; best =
-whichever tile is fastest, as an autotuner finds), clipped to ``smallest_tile`` … ``largest_tile``. Under EP the real
-load is ep times smaller, and the padding costs up to 2x.
+pairs to be theirs: the next power of two of T·k/E_l (choice ``tile_load``: local; twice_local and half_local expect
+double and half of it; global = T·k/E; best = whichever tile is fastest, as an autotuner finds), clipped to
+``smallest_tile`` … ``largest_tile``. Under EP the real load is ep times smaller, and the padding costs up to 2x.
 
 Source: the trial in the measurements' notes, then what residuals showed (``docs/cost-models/experts.md``): kernel times
 measured by NVIDIA, published with AIConfigurator 0.12.0 (Apache-2.0). TPUs: `moesim.cost.experts_tpu`.
@@ -58,7 +58,7 @@ PARAMETERS = {
     "pad": Parameter(1.5, 0.02, 10.0, "1", "loads of a padded row over those of a real one", spread=1.0),
     "t_w": Parameter(1e-6, 1e-8, 2e-5, "s", "start and end of one wave", spread=1.0),
     "t_k": Parameter(1e-7, 1e-8, 5e-6, "s", "latency of 128 steps along K", spread=1.0),
-    "fill": Parameter(0.5, 0.01, 4.0, "1", "waves that saturate HBM", spread=1.0),
+    "fill": Parameter(0.5, 0.01, 4.0, "1", "waves at which HBM is well fed", spread=1.0),
     "p": Parameter(2.5, 1.0, 8.0, "1", "overlap of loads and products: 1 none, large perfect", spread=0.5),
     "p_m": Parameter(2.3, 1.0, 12.0, "1", "overlap of HBM and tiles", spread=0.5),
     "q": Parameter(0.8, 0.05, 1.0, "1", "wave quantisation: 1 full, 0 none", spread=0.3),
@@ -94,11 +94,12 @@ _WIDENING = {
 }
 _CUTLASS = {"p": 5.4, "t_w": 1.6e-6, "e_a": 0.3, "c_t": 2.5, "t_s": 1.2e-11, "t_e": 1.3e-7, "fill": 2.0}
 CHOICES = {
-    "tile_load": ("local", "twice_local", "global", "best"),
+    "tile_load": ("local", "twice_local", "half_local", "global", "best"),
     "smallest_tile": (8, 16, 32, 64, 128),
     "largest_tile": (128, 64, 256, 32),
     "tile_n": (128, 64, 256),
 }
+_EXPECTED = {"twice_local": 2.0, "half_local": 0.5}  # over the mean
 # What the equation reads: see `moesim.cost.experts_loads.load_columns` for the loads.
 COLUMNS = ("hidden_size", "width", "gated", "tokens", "top_k", "local_experts", "experts", "pairs", "touched", "dtype")
 
@@ -160,7 +161,7 @@ def _candidates(rows: Rows, choices: Mapping[str, object]) -> list[tuple[np.ndar
         sizes = [m for m in TILES if smallest <= m <= largest]
         return [(np.float64(m), rows[f"tiles_{m}"], n) for m in sizes for n in widths]
     experts = rows["experts"] if choices["tile_load"] == "global" else rows["local_experts"]
-    load = rows["tokens"] * rows["top_k"] / experts * (2 if choices["tile_load"] == "twice_local" else 1)
+    load = rows["tokens"] * rows["top_k"] / experts * _EXPECTED.get(choices["tile_load"], 1.0)
     step = np.clip(np.ceil(np.log2(np.maximum(load, 1))), np.log2(smallest), np.log2(largest)).astype(int)
     counts = np.stack([rows[f"tiles_{m}"] for m in TILES])[step - 3, np.arange(len(step))]
     return [(2.0**step, counts, n) for n in widths]
@@ -183,7 +184,7 @@ def _products(
         load = (loaded_rows * activations.bytes + tile_n * weight_bytes(weights)) * k / cache_rate
         x = np.maximum(tiles * np.ceil(n / tile_n) / device.cores, 1e-9)
         dram = rows["touched"] * n * k * weight_bytes(weights) / (device.hbm_bytes_per_s * p["e_m"])
-        dram = dram * np.sqrt(np.maximum(1, p["fill"] / x))
+        dram = dram * np.sqrt(1 + p["fill"] / x)
         waves = np.where(x <= 1, 1.0, np.ceil(x) - (1 - p["q"]) * (np.ceil(x) - x))
         latency = np.ceil(x / 2) * (p["t_k"] * k / 128 * (0.25 + 0.75 * tile_m / 128) + p["t_w"])
         grid = np.maximum(waves * (_overlap(mma, load, p["p"]) + p["t_w"]), latency)

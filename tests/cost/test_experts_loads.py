@@ -95,6 +95,11 @@ def test_the_hottest_rank_carries_at_least_its_share() -> None:
         assert _columns(512, 256, 8, ep, "power_law_1.2")["pairs"] >= 512 * 8 / ep
 
 
+def test_pairs_left_over_by_rounding_fall_on_random_experts() -> None:
+    # 32 pairs of 256 experts: 30 touched; were the largest loads given the remainder, 19
+    assert 0.88 < _columns(4, 256, 8, 1, "power_law_1.01")["touched"] / 32 < 1
+
+
 def test_one_token_never_meets_all_its_experts_on_one_rank() -> None:
     # ties of single pairs are broken at random: eight of 256 experts, spread over 32 ranks
     assert _columns(1, 256, 8, 32, "power_law_1.2")["pairs"] < 3

@@ -52,6 +52,15 @@ def _rows(t0: float, share: float, twice: bool, noise: float = 0.0) -> dict[str,
     return rows | {"latency_s": exact * np.exp(noise * rng.standard_normal(300))}
 
 
+def test_rows_of_little_weight_hardly_pull_the_fit():
+    rows = _rows(2.5e-5, 0.7, False)
+    wrong = np.arange(300) % 2 == 1
+    rows["latency_s"] = rows["latency_s"] * np.where(wrong, 1.2, 1.0)
+    even, trusted = (fit(STREAM, DEVICE, rows | {"weight": np.where(wrong, w, 1.0)}, {}) for w in (1.0, 0.05))
+    assert trusted.parameters["t0"] == pytest.approx(2.5e-5, rel=0.02)
+    assert even.parameters["t0"] > 1.05 * 2.5e-5
+
+
 @pytest.mark.parametrize("twice", [False, True])
 def test_recovers_the_parameters_and_the_choice_that_made_the_data(twice):
     fitted = fit(STREAM, DEVICE, _rows(2.5e-5, 0.7, twice), {})
