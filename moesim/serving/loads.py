@@ -6,8 +6,9 @@ import numpy as np
 
 WINDOWS = 16  # draws a batch size; each stands for a layer of a step
 # Log standard deviation of the popularity of experts. Loads of served DeepSeek-R1 are nearly lognormal with 0.6-0.9
-# (SGLang's published expert logs); 0.7 is assumed for every model, 0 is balanced routing.
-REALISTIC_SIGMA = 0.7
+# (SGLang's published expert logs); their upper end is assumed for every model, because tokens of one batch resemble
+# each other more than tokens of a whole log do. 0 is balanced routing.
+REALISTIC_SIGMA = 0.9
 _SEED = 7
 
 

@@ -172,7 +172,7 @@ class Replica:
             self._recover_idle()
             return
         run.waiting, run.slowness = self._waiting, self._slowness
-        run.kv_share = max(map(self._held_share, ranks))
+        run.kv_share = max([rank.context + rank.promised for rank in ranks]) / self.capacity
         self._late = self._late_s = 0.0
         self._start(run)
 
@@ -217,9 +217,6 @@ class Replica:
         if len(ranks) == 1:
             return ranks[0].sequences, ranks[0].context
         return max(rank.sequences for rank in ranks), max(rank.context for rank in ranks)
-
-    def _held_share(self, rank: Rank) -> float:
-        return (rank.context + rank.promised) / self.capacity
 
     # ------------------------------------------------------------------ prompts
 

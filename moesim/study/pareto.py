@@ -13,6 +13,9 @@ from moesim.spec.model_file import TWIN
 from moesim.study.serve import serve_scenario
 from moesim.study.serving_rows import REQUESTS_PER_SLOT, stack_of
 
+# formats of experts -> what tables of runs call them
+_PRECISIONS = {"nvfp4": "fp4", "mxfp4": "fp4", "fp8_block": "fp8", "mxfp8": "fp8"}
+
 
 def pareto(
     name_or_path: str,
@@ -85,8 +88,8 @@ def crossover(table: pd.DataFrame) -> float | None:
 
 
 def measured_points(table: pd.DataFrame, name_or_path: str, changes: Iterable[str] = ()) -> pd.DataFrame:
-    """Rows of a serving table that ran the scenario's model on its hardware, stack and number of devices, with nominal
-    lengths within 15 % of its own: concurrency, tokens/s/device and tokens/s/user."""
+    """Rows of a serving table that ran the scenario's model in its precision on its hardware, stack and devices, with
+    nominal lengths within 15 % of its own: concurrency, tokens/s/device and tokens/s/user."""
     from moesim.spec.serving_scenario import assemble_serving
 
     assembly = assemble_serving(name_or_path, changes)
@@ -96,6 +99,7 @@ def measured_points(table: pd.DataFrame, name_or_path: str, changes: Iterable[st
         & (table["hardware"] == scenario.cluster.hardware)
         & (table["software"].map(stack_of) == scenario.server.preset)
         & (table["gpus"] == scenario.cluster.devices)
+        & (table["precision"] == _PRECISIONS.get(scenario.precision.experts, scenario.precision.experts))
     )
     for column, lengths in (("input_len", requests.input_len), ("output_len", requests.output_len)):
         alike &= (table[column] / lengths.max() - 1).abs() < 0.15

@@ -4,6 +4,7 @@ Recorded: model, hardware, software, precision, lengths, concurrency, GPUs, expe
 Not recorded, and assumed by stack (`moesim.serving.policy.PRESETS`) or by these rules for all rows:
 
 - formats: see `_FORMATS`; KV cache in FP8 on chips with FP4 units unless everything is BF16, else BF16;
+- vLLM under InferenceX has a token budget of twice the prompt, at least 2048, as its newer scripts set;
 - SGLang under InferenceX looks for requests every 10 decode steps (under 16 in flight) or 30, as its scripts set;
 - TensorRT-LLM takes prompts whole, so that its token budget holds at least one prompt and all decoding requests;
 - InferenceX draws lengths evenly from 0.8-1.0 of the nominal one, other clients send nearly fixed ones; 10 requests for
@@ -185,6 +186,8 @@ def policy(row: ServingRow) -> Policy:
     """The server's limits, by the rules at the top."""
     stack = stack_of(row.configuration.software)
     rules = replace(PRESETS[stack], prefix_caching=False)
+    if stack == "vllm" and row.client == "inferencex":
+        return replace(rules, token_budget=max(2048, 2 * row.input_len))
     if stack == "sglang" and row.client == "inferencex":
         return replace(rules, poll_interval=10 if row.concurrency < 16 else 30)
     if stack == "trtllm":
