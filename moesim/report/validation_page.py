@@ -23,8 +23,8 @@ _PARTS: dict[str, tuple[Callable[[pd.DataFrame], pd.Series], float, float]] = {
     "moe, power law": (lambda rows: (rows["family"] == "experts") & (rows["distribution"] != "balanced"), 0.08, 0.26),
     "attention": (lambda rows: rows["family"].str.startswith("attention"), 0.07, 0.23),
     "mla": (lambda rows: rows["family"].str.startswith("mla"), 0.05, 0.20),
-    "collective": (lambda rows: rows["family"] == "collective", np.nan, np.nan),
-    "all-to-all": (lambda rows: rows["family"] == "exchange", np.nan, np.nan),
+    "collective": (lambda rows: rows["family"] == "collective", 0.07, 0.26),
+    "all-to-all": (lambda rows: rows["family"] == "exchange", 0.06, 0.19),
 }
 _SIBLING_TARGET = (0.09, 0.28)
 _SIZE = {
