@@ -107,18 +107,3 @@ def test_efficient_points_are_those_that_nobody_beats():
     )
     assert efficient(table).tolist() == [True, True, False, True]
     assert np.isfinite(table.to_numpy()).all()
-
-
-def test_shipped_scenarios_follow_the_published_schema():
-    import json
-    from pathlib import Path
-
-    import jsonschema
-
-    from moesim.spec.assembly import read_scenario
-    from moesim.spec.serving_scenario import ServingScenario
-
-    published = json.loads((Path(__file__).parents[2] / "docs" / "schema" / "serving.json").read_text(encoding="utf-8"))
-    assert {key: published[key] for key in published if key != "$schema"} == ServingScenario.model_json_schema()
-    for name in SCENARIOS:
-        jsonschema.validate(read_scenario(name).data, published)
