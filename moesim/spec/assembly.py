@@ -94,7 +94,10 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
 
     model, trace: take these instead of those that the scenario names, as studies do that vary them.
     """
-    scenario = document.check(Scenario)
+    try:
+        scenario = document.check(Scenario)
+    except InvalidInput as error:
+        raise InvalidInput([*error.problems, *_wrong_degrees(document)]) from None
     tell = _Problems(document)
     model = model or tell.attempt(lambda: decoder(load_model(scenario.model, beside=document.file)), "")
     hardware = tell.attempt(lambda: load_profile(scenario.cluster.hardware, beside=document.file), "cluster")
@@ -136,6 +139,22 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
         routes = tell.now(lambda: _routes(replayed, model, batch, labels, scenario), "routing")
     name = Path(document.file).name.removesuffix(".yaml")
     return Assembly(name, _title(scenario, model, hardware), scenario, deployment, batch, trace, routes)
+
+
+def _wrong_degrees(document: Document) -> tuple[Problem, ...]:
+    """What the degrees of a file get wrong that is no scenario for another reason; () where they cannot be read."""
+    cluster, degrees = document.data.get("cluster"), document.data.get("parallelism")
+    if not (isinstance(cluster, dict) and isinstance(degrees, dict)):
+        return ()
+    whole = {**degrees, "devices": cluster.get("devices")}
+    known = {"devices", "attention_dp", "tp", "ep", "expert_tp"}
+    if not (whole.keys() <= known and all(type(value) is int and value > 0 for value in whole.values())):
+        return ()
+    try:
+        Parallelism(**whole)
+    except InvalidInput as error:
+        return document.locate(error).problems
+    return ()
 
 
 class _Problems:

@@ -28,7 +28,7 @@ def line_of(text, start):
 
 def test_all_problems_of_a_file_at_once(run_text):
     text = GOOD.replace("seed: 7", "seed: seven\nsede: 8").replace("model: mixtral-8x7b\n", "")
-    text = text.replace("overlap: {kind: none}", "overlap: {kind: sometimes}")
+    text = text.replace("overlap: {kind: none}", "overlap: {kind: sometimes}").replace("tp: 8", "tp: 4")
     code, err = run_text(text)
     assert code == 2
     assert f"a.yaml:{line_of(text, 'seed')}:7: seed" in err
@@ -37,7 +37,8 @@ def test_all_problems_of_a_file_at_once(run_text):
     assert "model" in err
     assert f"a.yaml:{line_of(text, 'overlap')}" in err
     assert "shared_expert" in err
-    assert len(err.strip().splitlines()) == 4
+    assert "parallelism.attention_dp" in err  # across fields, although the file is no scenario yet
+    assert len(err.strip().splitlines()) == 5
 
 
 @pytest.mark.parametrize(
