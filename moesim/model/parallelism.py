@@ -1,18 +1,25 @@
 """How a job is cut over its ranks: degrees, and which rank has which part.
 
-Rank order, as engines number them: tensor parallelism runs fastest, then attention data parallelism, so that rank
-``r`` has tensor-parallel part ``r mod tp`` of attention replica ``r div tp``; for the experts, expert tensor
-parallelism runs fastest, then expert parallelism: rank ``r`` has part ``r mod expert_tp`` of expert group
-``r div expert_tp``.
+Ranks are numbered as Megatron numbers them by default: tensor parallelism runs fastest, then context parallelism, then
+(attention) data parallelism, then pipeline stages, so that rank ``r`` is tensor-parallel part ``r mod tp`` of
+context-parallel part ``r div tp mod cp`` of replica ``r div (tp·cp) mod attention_dp`` of stage
+``r div (tp·cp·attention_dp)``. `Parallelism.order` states another order. The experts of a stage are spread over the
+same ranks, in rising order: expert tensor parallelism runs fastest, then expert parallelism, then the replicas of the
+experts (expert data parallelism).
+
+Inference without pipelines is the case pp = cp = expert_dp = 1.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from moesim.errors import InvalidInput, Problem
+
+AXES = ("tp", "cp", "dp", "pp")
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,8 +27,11 @@ class Parallelism:
     """Degrees of one job on `devices` ranks.
 
     attention_dp: replicas of attention, each with its own sequences. tp: ranks that split attention, dense FFNs and the
-    head. ep: groups that the experts are spread over. expert_tp: ranks that split each expert.
-    Raises InvalidInput naming every degree to change unless attention_dp · tp == ep · expert_tp == devices.
+    head. ep: groups that the experts of a stage are spread over. expert_tp: ranks that split each expert. pp: pipeline
+    stages. cp: ranks that split each sequence. expert_dp: replicas of a stage's experts (in training; an inference step
+    has one). order: axes from the fastest-running to the slowest.
+    Raises InvalidInput naming every degree to change unless
+    attention_dp · tp · cp · pp == ep · expert_tp · expert_dp · pp == devices.
     """
 
     devices: int
@@ -29,44 +39,111 @@ class Parallelism:
     tp: int = 1
     ep: int = 1
     expert_tp: int = 1
+    pp: int = 1
+    cp: int = 1
+    expert_dp: int = 1
+    order: tuple[str, ...] = AXES
 
     def __post_init__(self):
-        problems = [
-            Problem(
-                f"{first} {a} × {second} {b} = {a * b} ranks, but there are {self.devices} devices; {_mend(b, self)}",
-                f"parallelism.{first}",
+        if sorted(self.order) != sorted(AXES):
+            raise InvalidInput(
+                Problem(f"{'-'.join(self.order)} must name each of tp, cp, dp and pp once", "parallelism.order")
             )
-            for first, a, second, b in (
-                ("attention_dp", self.attention_dp, "tp", self.tp),
-                ("ep", self.ep, "expert_tp", self.expert_tp),
-            )
-            if a * b != self.devices
-        ]
-        if not problems and self.attention_dp > 1 and self.expert_tp > 1:
-            problems = [
-                Problem(
-                    f"experts split over expert_tp {self.expert_tp} ranks need attention_dp 1; write expert_tp: 1 and "
-                    f"ep: {self.devices}",
-                    "parallelism.expert_tp",
-                )
-            ]
+        problems = [self._product(*names) for names in (("attention_dp", "tp", "cp"), ("ep", "expert_tp", "expert_dp"))]
+        problems = [problem for problem in problems if problem]
         if problems:
             raise InvalidInput(problems)
 
+    def _product(self, *names: str) -> Problem | None:
+        """What is wrong with degrees whose product, stages included, must be the devices; the first is to change."""
+        degrees = {name: getattr(self, name) for name in (*names, "pp")}
+        total = math.prod(degrees.values())
+        if total == self.devices:
+            return None
+        shown = [f"{name} {degree}" for name, degree in degrees.items() if degree > 1 or name in names[:2]]
+        others = total // degrees[names[0]]
+        return Problem(
+            f"{' × '.join(shown)} = {total} ranks, but there are {self.devices} devices; {_mend(others, self.devices)}",
+            f"parallelism.{names[0]}",
+        )
+
+    @property
+    def stage_devices(self) -> int:
+        """Ranks of one pipeline stage."""
+        return self.devices // self.pp
+
+    @property
+    def grid(self) -> np.ndarray:
+        """[pp, attention_dp, cp, tp] the rank of each part."""
+        sizes = {"tp": self.tp, "cp": self.cp, "dp": self.attention_dp, "pp": self.pp}
+        slowest_first = self.order[::-1]
+        numbered = np.arange(self.devices).reshape([sizes[axis] for axis in slowest_first])
+        return numbered.transpose([slowest_first.index(axis) for axis in ("pp", "dp", "cp", "tp")])
+
+    @property
+    def expert_grid(self) -> np.ndarray:
+        """[pp, expert_dp, ep, expert_tp] the rank of each part of the experts."""
+        return np.sort(self.grid.reshape(self.pp, -1), axis=1).reshape(self.pp, self.expert_dp, self.ep, self.expert_tp)
+
     @property
     def tp_groups(self) -> np.ndarray:
-        """[attention_dp, tp] ranks of each tensor-parallel group."""
-        return np.arange(self.devices).reshape(self.attention_dp, self.tp)
+        """[pp · attention_dp · cp, tp] ranks of each tensor-parallel group."""
+        return self.grid.reshape(-1, self.tp)
+
+    @property
+    def cp_groups(self) -> np.ndarray:
+        """[pp · attention_dp · tp, cp] ranks that split the same sequences."""
+        return self.grid.transpose(0, 1, 3, 2).reshape(-1, self.cp)
+
+    @property
+    def dp_groups(self) -> np.ndarray:
+        """[pp · cp · tp, attention_dp] ranks with the same part of attention and other sequences."""
+        return self.grid.transpose(0, 2, 3, 1).reshape(-1, self.attention_dp)
+
+    @property
+    def gradient_groups(self) -> np.ndarray:
+        """[pp · tp, attention_dp · cp] ranks that hold the same weights outside the experts, whose gradients add up."""
+        return self.grid.transpose(0, 3, 1, 2).reshape(-1, self.attention_dp * self.cp)
+
+    @property
+    def pp_groups(self) -> np.ndarray:
+        """[ranks of a stage, pp] ranks that hand microbatches to each other, stage after stage."""
+        return self.grid.reshape(self.pp, -1).T
+
+    @property
+    def ep_groups(self) -> np.ndarray:
+        """[pp · expert_dp · expert_tp, ep] ranks that exchange tokens for experts."""
+        return self.expert_grid.transpose(0, 1, 3, 2).reshape(-1, self.ep)
+
+    @property
+    def expert_tp_groups(self) -> np.ndarray:
+        """[pp · expert_dp · ep, expert_tp] ranks that split the same experts."""
+        return self.expert_grid.reshape(-1, self.expert_tp)
+
+    @property
+    def expert_dp_groups(self) -> np.ndarray:
+        """[pp · ep · expert_tp, expert_dp] ranks with the same experts, whose gradients add up."""
+        return self.expert_grid.transpose(0, 2, 3, 1).reshape(-1, self.expert_dp)
+
+    @property
+    def stage_index(self) -> np.ndarray:
+        """[ranks] pipeline stage of each rank."""
+        return self._coordinate(self.grid, 0)
 
     @property
     def dp_index(self) -> np.ndarray:
         """[ranks] attention replica of each rank."""
-        return np.arange(self.devices) // self.tp
+        return self._coordinate(self.grid, 1)
 
     @property
     def ep_index(self) -> np.ndarray:
-        """[ranks] expert-parallel group of each rank."""
-        return np.arange(self.devices) // self.expert_tp
+        """[ranks] expert-parallel part of each rank."""
+        return self._coordinate(self.expert_grid, 2)
+
+    def _coordinate(self, grid: np.ndarray, axis: int) -> np.ndarray:
+        index = np.empty(self.devices, dtype=np.int64)
+        index[grid.ravel()] = np.indices(grid.shape)[axis].ravel()
+        return index
 
     @property
     def shared_expert_tp(self) -> int:
@@ -75,8 +152,77 @@ class Parallelism:
         return self.tp if self.attention_dp == 1 else 1
 
 
-def _mend(factor: int, parallelism: Parallelism) -> str:
-    """What to write instead, given the other degree."""
-    if parallelism.devices % factor == 0:
-        return f"write {parallelism.devices // factor}"
+def for_inference(parallelism: Parallelism) -> Parallelism:
+    """The degrees themselves, if an inference step can run on them; InvalidInput says what to change."""
+    if parallelism.attention_dp > 1 and parallelism.expert_tp > 1:
+        raise InvalidInput(
+            Problem(
+                f"experts split over expert_tp {parallelism.expert_tp} ranks need attention_dp 1; write expert_tp: 1 "
+                f"and ep: {parallelism.stage_devices}",
+                "parallelism.expert_tp",
+            )
+        )
+    return parallelism
+
+
+def training_parallelism(
+    devices: int,
+    *,
+    tp: int = 1,
+    cp: int = 1,
+    pp: int = 1,
+    ep: int = 1,
+    expert_tp: int = 1,
+    dp: int | None = None,
+    order: tuple[str, ...] = AXES,
+) -> Parallelism:
+    """The degrees of a training job; data parallelism and expert data parallelism follow from the others.
+
+    dp: stated only to be checked. Raises InvalidInput naming each degree to change.
+    """
+    problems = []
+    if devices % (tp * cp * pp):
+        problems.append(
+            Problem(
+                f"tp {tp} × cp {cp} × pp {pp} = {tp * cp * pp} does not divide {devices} devices; choose others",
+                _largest(tp=tp, cp=cp, pp=pp),
+            )
+        )
+    elif dp is not None and dp != devices // (tp * cp * pp):
+        whole = devices // (tp * cp * pp)
+        problems.append(
+            Problem(f"dp {dp} is not {devices} devices / (tp·cp·pp) = {whole}; write {whole}", "parallelism.dp")
+        )
+    if devices % pp == 0 and devices // pp % (ep * expert_tp):
+        stage = devices // pp
+        problems.append(
+            Problem(
+                f"ep {ep} × expert_tp {expert_tp} = {ep * expert_tp} does not divide the {stage} devices of a stage; "
+                f"write an ep that divides {stage // expert_tp if stage % expert_tp == 0 else stage}",
+                "parallelism.ep",
+            )
+        )
+    if problems:
+        raise InvalidInput(problems)
+    return Parallelism(
+        devices=devices,
+        attention_dp=devices // (tp * cp * pp),
+        tp=tp,
+        ep=ep,
+        expert_tp=expert_tp,
+        pp=pp,
+        cp=cp,
+        expert_dp=devices // (pp * ep * expert_tp),
+        order=order,
+    )
+
+
+def _largest(**degrees: int) -> str:
+    return f"parallelism.{max(degrees, key=degrees.__getitem__)}"
+
+
+def _mend(factor: int, devices: int) -> str:
+    """What to write instead, given the other degrees."""
+    if devices % factor == 0:
+        return f"write {devices // factor}"
     return f"no degree times {factor} gives that; change both"

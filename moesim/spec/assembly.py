@@ -11,7 +11,7 @@ import numpy as np
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Hardware
 from moesim.model.architecture import Experts, MoEModel
-from moesim.model.parallelism import Parallelism
+from moesim.model.parallelism import Parallelism, for_inference
 from moesim.network.routes import build_network
 from moesim.placement.placement import Placement
 from moesim.placement.policies import LEARNING, POLICIES
@@ -151,7 +151,7 @@ def _wrong_degrees(document: Document) -> tuple[Problem, ...]:
     if not (whole.keys() <= known and all(type(value) is int and value > 0 for value in whole.values())):
         return ()
     try:
-        Parallelism(**whole)
+        for_inference(Parallelism(**whole))
     except InvalidInput as error:
         return document.locate(error).problems
     return ()

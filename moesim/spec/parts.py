@@ -17,7 +17,7 @@ from moesim.hardware.precision import PRECISIONS, matmul_peak
 from moesim.hardware.topology import Cluster
 from moesim.model import shapes
 from moesim.model.architecture import MoEModel, require_shapes
-from moesim.model.parallelism import Parallelism
+from moesim.model.parallelism import Parallelism, for_inference
 from moesim.spec.complaints import did_you_mean, one_of
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
@@ -72,12 +72,14 @@ def parallelism_of(scenario: Scenario) -> Parallelism:
     if rest:
         problem = f"{scenario.cluster.devices} devices do not divide into {degrees.instances} equal instances"
         raise InvalidInput(Problem(f"{problem}; change one of the two", "parallelism.instances"))
-    return Parallelism(
-        devices=devices,
-        attention_dp=degrees.attention_dp,
-        tp=degrees.tp,
-        ep=degrees.ep,
-        expert_tp=degrees.expert_tp,
+    return for_inference(
+        Parallelism(
+            devices=devices,
+            attention_dp=degrees.attention_dp,
+            tp=degrees.tp,
+            ep=degrees.ep,
+            expert_tp=degrees.expert_tp,
+        )
     )
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from moesim.errors import InvalidInput
 
-KINDS = ("scenario", "serving", "profile", "model")
+KINDS = ("scenario", "training", "serving", "profile", "model")
 
 
 def json_schema(kind: str) -> dict:
     """The schema (draft 2020-12) of a kind of file. Raises InvalidInput for an unknown kind."""
     if kind == "scenario":
         from moesim.spec.scenario import Scenario as Schema
+    elif kind == "training":
+        from moesim.spec.training_scenario import TrainingScenario as Schema
     elif kind == "serving":
         from moesim.spec.serving_scenario import ServingScenario as Schema
     elif kind == "profile":

@@ -33,6 +33,10 @@ class Emitter:
         name = _name(kind, layer)
         return self._add(Op(name, kind, layer, stream, after=after, transfer=transfer, compute_share=compute_share))
 
+    def message(self, kind: str, transfer: Transfer, after: tuple[int, ...] = ()) -> int:
+        """A message to or from another program. Each has a stream of its own: sends do not wait for each other."""
+        return self._add(Op(kind, kind, -1, f"{kind} {len(self.ops)}", after=after, transfer=transfer))
+
     def program(self) -> Program:
         """What was written."""
         return Program(self.ranks, tuple(self.ops))

@@ -9,7 +9,13 @@ import yaml
 from moesim.spec import library
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
-FOLDERS = {"scenario": "scenario", "serving": "scenario", "profile": "hardware", "model": "model"}
+FOLDERS = {
+    "scenario": "scenario",
+    "training": "scenario",
+    "serving": "scenario",
+    "profile": "hardware",
+    "model": "model",
+}
 
 
 @pytest.mark.parametrize("kind", FOLDERS)
@@ -24,10 +30,10 @@ def test_the_committed_schema_is_the_current_one(moesim, kind):
 def test_an_unknown_kind_is_named(moesim):
     code, _, err = moesim("schema", "cluster")
     assert code == 2
-    assert "scenario, serving, profile, model" in err
+    assert "scenario, training, serving, profile, model" in err
 
 
-@pytest.mark.parametrize("kind", ["scenario", "serving", "profile"])
+@pytest.mark.parametrize("kind", ["scenario", "training", "serving", "profile"])
 def test_shipped_files_agree_with_the_schema(kind):
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((SCHEMAS / f"{kind}.json").read_text())

@@ -1,0 +1,106 @@
+"""The file of a training scenario: one step of a training job, optimizer included."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from moesim.placement.policies import POLICIES
+from moesim.spec.kinds import kinds
+from moesim.spec.loading import Spec
+from moesim.spec.routing import Routing
+from moesim.spec.scenario import Cluster, Count, Format, Memory, Network
+from moesim.workload.training.optimizer import OPTIMIZERS
+from moesim.workload.training.recomputation import RECOMPUTATIONS
+from moesim.workload.training.schedules import SCHEDULES
+
+Axis = Literal["tp", "cp", "dp", "pp"]
+
+
+class TrainingParallelism(Spec):
+    """Degrees: dp = devices / (tp·cp·pp), replicas of the experts = devices / (pp·ep·expert_tp).
+
+    dp: stated only to be checked. zero: what data parallelism shards: 1 optimizer states, 2 gradients too, 3 weights
+    too. sequence_parallel: norms and residuals split over tp. order: axes from the fastest-running to the slowest.
+    """
+
+    tp: Count = 1
+    cp: Count = 1
+    pp: Count = 1
+    ep: Count = 1
+    expert_tp: Count = 1
+    dp: Count | None = None
+    zero: Annotated[int, Field(ge=0, le=3)] = 1
+    sequence_parallel: bool = True
+    order: tuple[Axis, Axis, Axis, Axis] = ("tp", "cp", "dp", "pp")
+
+
+class TrainingPrecision(Spec):
+    """Formats by kind of tensor.
+
+    experts, dense: in which matrices are multiplied. Activations take the format of their weights unless stated.
+    dispatch, combine: tokens on the wire, and likewise their gradients on the way to and from the experts. weights: as
+    stored. gradients: as accumulated and reduced. master_weights: of the optimizer, none = it updates `weights`.
+    """
+
+    experts: Format
+    dense: Format
+    expert_activations: Format | None = None
+    activations: Format | None = None
+    dispatch: Format
+    combine: Format
+    weights: Format = "bf16"
+    gradients: Format = "fp32"
+    master_weights: Format | Literal["none"] = "fp32"
+    optimizer_states: Format = "fp32"
+
+
+class Training(Spec):
+    """One optimizer step over `global_batch` sequences of `sequence` tokens, `microbatch` sequences at a time.
+
+    mtp_layers: multi-token-prediction modules trained with the model. windows: distinct draws of routing that the
+    microbatches take in turn.
+    """
+
+    kind: Literal["training"]
+    global_batch: Count
+    microbatch: Count = 1
+    sequence: Count
+    mtp_layers: Annotated[int, Field(ge=0, le=8)] = 0
+    windows: Count = 4
+
+
+class TrainingOverlap(Spec):
+    """What hides behind what.
+
+    gradients: each stage reduces its gradients while it still computes. parameters: the weights updated by ZeRO's
+    shards are gathered beside the first forwards. all_to_all: dispatch and combine hide behind nothing, behind the
+    shared expert, or behind the other half of a forward-backward pair (what DualPipe always does).
+    """
+
+    gradients: bool = True
+    parameters: bool = True
+    all_to_all: Literal["none", "shared_expert", "pairs"] = "none"
+
+
+class TrainingScenario(Spec):
+    """One simulated training step. See docs/training.md for a tour of the keys."""
+
+    description: str = ""
+    model: str
+    cluster: Cluster
+    parallelism: TrainingParallelism
+    precision: TrainingPrecision
+    workload: Training
+    schedule: kinds(SCHEDULES)
+    stages: tuple[Annotated[int, Field(ge=0)], ...] | None = None
+    recomputation: kinds(RECOMPUTATIONS)
+    optimizer: kinds(OPTIMIZERS)
+    overlap: TrainingOverlap = TrainingOverlap()
+    routing: Routing
+    placement: kinds(POLICIES)
+    network: Network = Network()
+    memory: Memory = Memory()
+    software: str | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
