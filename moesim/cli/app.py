@@ -15,6 +15,7 @@ from moesim.cli.pareto import pareto
 from moesim.cli.run import run
 from moesim.cli.schema import schema
 from moesim.cli.serve import serve
+from moesim.cli.sweep import sweep
 from moesim.cli.trace import import_trace, trace
 from moesim.cli.validate import validate
 from moesim.cli.validate_serving import fit_serving
@@ -34,6 +35,7 @@ for command in (
     run,
     serve,
     pareto,
+    sweep,
     profiles,
     models,
     capture,

@@ -155,7 +155,11 @@ class ServingAssembly:
 
 def assemble_serving(name_or_path: str, changes: Iterable[str] = ()) -> ServingAssembly:
     """Read a serving scenario and build what it names. Raises InvalidInput with every problem that can be told."""
-    document = read_scenario(name_or_path, changes)
+    return serving_assembly(read_scenario(name_or_path, changes))
+
+
+def serving_assembly(document: Document) -> ServingAssembly:
+    """`assemble_serving` for a document that is already read."""
     scenario = document.check(ServingScenario)
     try:
         requests = _requests(scenario, document.file)

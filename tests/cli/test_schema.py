@@ -7,6 +7,7 @@ import pytest
 import yaml
 
 from moesim.spec import library
+from moesim.spec.schema import KINDS
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 FOLDERS = {
@@ -18,7 +19,7 @@ FOLDERS = {
 }
 
 
-@pytest.mark.parametrize("kind", FOLDERS)
+@pytest.mark.parametrize("kind", KINDS)
 def test_the_committed_schema_is_the_current_one(moesim, kind):
     code, out, _ = moesim("schema", kind)
     assert code == 0
