@@ -38,11 +38,29 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class MemoryTier:
+    """Memory behind HBM in which weights can wait: host DRAM, NVMe drives, a pool on CXL. None = not published.
+
+    capacity_bytes: of the whole tier, which `devices` devices share. bytes_per_s: what one of them reads, one way.
+    latency_s: from asking for a copy to its first byte, the software's call included. shared_bytes_per_s: what all of
+    them together read, where that is less than each by itself.
+    """
+
+    name: str
+    capacity_bytes: float | None
+    bytes_per_s: float | None
+    latency_s: float | None
+    devices: int = 1
+    shared_bytes_per_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Hardware:
     """A hardware profile: device, host, fabric, economics and calibration.
 
     topology: ``{"kind": builder name, **its keyword arguments in SI units}``. watts: chip power; watts_all_in: with its
-    share of host, cooling and network. usd_per_hour: rental price of one device. calibration: the profile's
+    share of host, cooling and network. usd_per_hour: rental price of one device. memory_tiers: what offloading may use.
+    calibration: the profile's
     ``calibration:`` block, as `moesim.cost.calibration` reads it. unverified: fields whose figure nobody has read in a
     source (marked in the profile).
     """
@@ -55,6 +73,7 @@ class Hardware:
     watts: float | None = None
     watts_all_in: float | None = None
     usd_per_hour: float | None = None
+    memory_tiers: tuple[MemoryTier, ...] = ()
     calibration: Mapping[str, object] = field(default_factory=dict)
     unverified: tuple[str, ...] = ()
 

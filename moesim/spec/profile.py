@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from moesim.errors import InvalidInput, Problem
-from moesim.hardware.device import Device, Hardware, Host, scale_up_rate
+from moesim.hardware.device import Device, Hardware, Host, MemoryTier, scale_up_rate
 from moesim.spec import library
 from moesim.spec.complaints import Wrong
 from moesim.spec.fabric import Topology
 from moesim.spec.loading import Spec, load
-from moesim.spec.quantities import Bytes, BytesPerSecond, FlopsPerSecond, UsdPerHour, Watts
+from moesim.spec.quantities import Bytes, BytesPerSecond, FlopsPerSecond, Seconds, UsdPerHour, Watts
 
 
 class HbmSpec(Spec):
@@ -41,6 +41,24 @@ class HostSpec(Spec):
     link: BytesPerSecond | None = None
 
 
+class MemoryTierSpec(Spec):
+    """Memory behind HBM that expert weights can be offloaded to, shared by `devices` devices.
+
+    capacity: of all of it. bandwidth: what one device reads, one way. shared_bandwidth: what all devices read together.
+    latency: from asking for a copy to its first byte. A tier that is used needs capacity, bandwidth and latency.
+    """
+
+    capacity: Bytes | None = None
+    bandwidth: BytesPerSecond | None = None
+    latency: Seconds | None = None
+    devices: Annotated[int, Field(ge=1)] = 1
+    shared_bandwidth: BytesPerSecond | None = None
+
+    def tier(self, name: str) -> MemoryTier:
+        """The value of the floors below."""
+        return MemoryTier(name, self.capacity, self.bandwidth, self.latency, self.devices, self.shared_bandwidth)
+
+
 class PowerSpec(Spec):
     """chip: of one device. all_in: with its share of host, cooling and network."""
 
@@ -49,7 +67,8 @@ class PowerSpec(Spec):
 
 
 class Profile(Spec):
-    """A hardware profile. price: rent of one device. unverified: keys whose figure nobody has read in a source.
+    """A hardware profile. price: rent of one device. memory_tiers: by name, e.g. host, nvme, cxl.
+    unverified: keys whose figure nobody has read in a source.
 
     calibration: ``none``, ``{like: NAME}`` of a sibling, or the fits that ``moesim calibrate`` writes.
     """
@@ -57,6 +76,7 @@ class Profile(Spec):
     title: str
     device: DeviceSpec
     host: HostSpec = HostSpec()
+    memory_tiers: dict[str, MemoryTierSpec] = Field(default_factory=dict)
     topology: Topology
     power: PowerSpec = PowerSpec()
     price: UsdPerHour | None = None
@@ -87,6 +107,7 @@ class Profile(Spec):
                 scale_up_bytes_per_s=scale_up_rate(topology),
             ),
             host=Host(self.host.memory, self.host.bandwidth, self.host.link),
+            memory_tiers=tuple(tier.tier(tier_name) for tier_name, tier in self.memory_tiers.items()),
             topology=topology,
             watts=self.power.chip,
             watts_all_in=self.power.all_in,
