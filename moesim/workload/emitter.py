@@ -14,8 +14,8 @@ from moesim.network.transfer import Transfer
 class Emitter:
     """Collects the operations of one program. Each method appends one and returns its index, to be named in ``after``.
 
-    Local work goes to the ``compute`` stream and collectives to ``communication``: each stream in order, both at once
-    unless ``after`` says otherwise.
+    Local work goes to the ``compute`` stream, collectives to ``communication``, loads of weights to ``copy``: each
+    stream in order, all at once unless ``after`` says otherwise.
     """
 
     ranks: np.ndarray
@@ -24,6 +24,10 @@ class Emitter:
     def compute(self, kind: str, layer: int, seconds: np.ndarray, after: tuple[int, ...] = ()) -> int:
         """Local work of seconds [ranks]."""
         return self._add(Op(_name(kind, layer), kind, layer, "compute", seconds=seconds, after=after))
+
+    def copy(self, kind: str, layer: int, seconds: np.ndarray, after: tuple[int, ...] = ()) -> int:
+        """A copy of seconds [ranks] from memory behind HBM, on the ``copy`` stream."""
+        return self._add(Op(_name(kind, layer), kind, layer, "copy", seconds=seconds, after=after))
 
     def communicate(
         self, kind: str, layer: int, transfer: Transfer, after: tuple[int, ...] = (), compute_share: float = 0.0

@@ -47,16 +47,28 @@ def inference_step(deployment: Deployment, batch: Batch, routes: Routes | None, 
     routes: experts chosen by the step's tokens, in the order of the instances and their attention-DP ranks; None for a
     dense model. overlap: one of `moesim.workload.overlap.OVERLAPS`.
     """
+    return inference_steps(deployment, batch, [routes], [overlap])[0]
+
+
+def inference_steps(
+    deployment: Deployment, batch: Batch, routes: Sequence[Routes | None], overlaps: Sequence[Callable]
+) -> list[Step]:
+    """The programs of several steps of one batch, each with its own routes and overlap; alike kernels are priced once.
+
+    Every step carries the work of all of them.
+    """
     require_shapes(deployment.model)
     pricing = _Pricing(deployment, batch)
     builder = _Builder(pricing, Exchange(deployment, batch, lambda work: pricing.count(work, spread=False)))
     tokens = int(batch.tokens.sum())
-    traffic = tuple(
-        builder.traffic(routes, slice(instance * tokens, (instance + 1) * tokens))
-        for instance in range(deployment.instances)
-    )
-    program = builder.program(traffic, overlap)
-    return Step(program, traffic, pricing.total)
+    steps = []
+    for chosen, overlap in zip(routes, overlaps, strict=True):
+        traffic = tuple(
+            builder.traffic(chosen, slice(instance * tokens, (instance + 1) * tokens))
+            for instance in range(deployment.instances)
+        )
+        steps.append(Step(builder.program(traffic, overlap), traffic, pricing.total))
+    return steps
 
 
 class _Pricing:
