@@ -11,6 +11,7 @@ from moesim.cli.calibrate import calibrate
 from moesim.cli.capture import capture
 from moesim.cli.catalogue import models, profiles
 from moesim.cli.compare_routers import compare_routers
+from moesim.cli.offload import offload
 from moesim.cli.pareto import pareto
 from moesim.cli.run import run
 from moesim.cli.schema import schema
@@ -33,6 +34,7 @@ app = typer.Typer(
 )
 for command in (
     run,
+    offload,
     serve,
     pareto,
     sweep,

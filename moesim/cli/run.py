@@ -66,8 +66,13 @@ def _print(metrics: dict) -> None:
     hbm = metrics["hbm"]
     parts = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in hbm["by_kind"].items() if size)
     say(f"HBM           {format_bytes(metrics['hbm_bytes'])} of {format_bytes(hbm['capacity'])} ({parts})")
-    say(f"              fits up to {hbm['largest_batch']} sequences per data-parallel rank")
+    if hbm["largest_batch"] is not None:
+        say(f"              fits up to {hbm['largest_batch']} sequences per data-parallel rank")
     _print_hot_spots(metrics)
+    if "offload" in metrics:
+        from moesim.cli.offload import print_offload
+
+        print_offload(metrics["offload"])
     say()
     total = metrics["step_time_s"]
     rows = [(kind, s(value), f"{value / total:.1%}") for kind, value in metrics["breakdown_s"].items()]

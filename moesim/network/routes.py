@@ -62,8 +62,7 @@ class Network:
     """Links and routes of a cluster.
 
     devices: [ranks] names; domain: [ranks] scale-up domain. ports, port_rank: [ports] links that leave a device, and
-    the rank that they leave. known: what `farthest` has answered, by group. ways: links of sets of pairs, see
-    `moesim.network.heavy`.
+    the rank that they leave. known: what `farthest` has answered, by group.
     """
 
     links: Links
@@ -73,7 +72,6 @@ class Network:
     ports: np.ndarray
     port_rank: np.ndarray
     known: dict[bytes, np.ndarray] = field(default_factory=dict, repr=False)
-    ways: dict[bytes, object] = field(default_factory=dict, repr=False)
 
     @property
     def capacity(self) -> np.ndarray:

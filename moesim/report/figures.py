@@ -24,6 +24,8 @@ COLOURS = {
     "reduce_scatter": "#d17fa0",
     "all_gather": "#8e4585",
     "head": "#455a64",
+    "fetch": "#d62f2f",
+    "prefetch": "#e8998d",
 }
 MOST_RANKS = 96  # rows of a timeline that still read
 
@@ -31,7 +33,9 @@ MOST_RANKS = 96  # rows of a timeline that still read
 def draw_layer_timeline(timeline: Timeline, layer: int, path: str | Path, title: str = "") -> None:
     """One layer as it ran on every rank: a row a rank, communication in the lower part of the row."""
     track = timeline.tracks[0]
-    rows = [index for index, op in enumerate(track.program.ops) if op.layer == layer]
+    heads = [index for index, op in enumerate(track.program.ops) if op.kind == "head"]
+    first = heads[-2] + 1 if len(heads) > 1 else 0  # of several steps, the last
+    rows = [index for index, op in enumerate(track.program.ops) if op.layer == layer and index >= first]
     unit, ticks = ("ms", 1e9) if (track.end[rows].max() - track.start[rows].min()) > 1e10 else ("µs", 1e6)
     shown = np.unique(np.linspace(0, track.program.ranks.size - 1, MOST_RANKS).astype(int))
     origin = track.start[rows].min()

@@ -25,6 +25,8 @@ def write_step_report(result: Result, folder: str | Path) -> list[Path]:
     # A layer in the middle: the first ones still carry the start of the step.
     layers = deployment.model.moe_layers or range(len(deployment.model.layers))
     layer = layers[len(layers) // 2]
+    if "offload" in metrics:  # where copies are waited for longest
+        layer = max(metrics["offload"]["layers"], key=lambda row: row["stall_s"])["layer"]
     written.append(folder / "timeline.png")
     draw_layer_timeline(result.timeline, layer, written[-1], f"{title}: layer {layer} on every rank")
     written.append(folder / "breakdown.png")

@@ -16,7 +16,6 @@ from moesim.serving.journal import Journal
 from moesim.serving.policy import Policy
 from moesim.serving.replica import Replica
 from moesim.serving.requests import FINISHED, REJECTED, Outcome, Requests, blank_outcome
-from moesim.serving.roster import Elastic, Outage, Roster, SlowedSteps
 from moesim.serving.steps import StepCost
 
 
@@ -50,8 +49,7 @@ class Fleet:
     """All servers. prefill: the pool that computes prompts, None where every server of `pool` does both.
 
     transfer_s: seconds to hand over the cache of so many tokens; a prefill server sends one request at a time.
-    balancer: a key of `BALANCERS`. frontend: before everything. outages: of servers of `pool`. elastic: how many of
-    `pool`'s servers are up; None for all.
+    balancer: a key of `BALANCERS`. frontend: before everything.
     """
 
     pool: Pool
@@ -59,21 +57,17 @@ class Fleet:
     transfer_s: Callable[[int], float] = lambda tokens: 0.0
     balancer: str = "least_loaded"
     frontend: Frontend = field(default_factory=Frontend)
-    outages: tuple[Outage, ...] = ()
-    elastic: Elastic | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """A finished or stopped simulation. journals: one a server, the prefill pool's first. stopped: why it ended before
-    every request had (``interrupted``, ``overloaded``), or "". servers: (second, servers of the pool that hold devices)
-    at every change."""
+    every request had (``interrupted``, ``overloaded``), or ""."""
 
     outcome: Outcome
     journals: tuple[Journal, ...]
     seconds: float
     stopped: str = ""
-    servers: tuple[tuple[float, int], ...] = ()
 
 
 def round_robin(servers: Many[Replica], sequence: Sequence, turn: int) -> int:
@@ -141,8 +135,7 @@ def simulate(
         driver.env.run(until=driver.done)
     except KeyboardInterrupt:
         driver.stopped = "interrupted"
-    servers = tuple(driver.back.history)
-    return Run(driver.outcome(), tuple(driver.journals), float(driver.env.now), driver.stopped, servers)
+    return Run(driver.outcome(), tuple(driver.journals), float(driver.env.now), driver.stopped)
 
 
 class _Driver:
@@ -153,6 +146,7 @@ class _Driver:
         self.done = self.env.event()
         self.requests, self.fleet, self.stopped = requests, fleet, ""
         self._queue_limit, self._progress = queue_limit, progress
+        self._balance = BALANCERS[fleet.balancer]
         blank = blank_outcome(len(requests))
         # Lists: a Python float is written in a fifth of the time that an element of an array takes.
         self._submitted, self._first, self._last = (list(part) for part in (blank.submitted_s,) * 3)
@@ -166,18 +160,8 @@ class _Driver:
         self._back = self._servers(fleet.pool, exact, journal_rows, self._first_token) if fleet.prefill else self._front
         self._port_free = dict.fromkeys(self._front, 0.0)
         self._number = {server: number for number, server in enumerate(self._back)}
-        balance, elastic = BALANCERS[fleet.balancer], fleet.elastic
-        up = elastic.fewest if elastic else len(self._back)
-        self.back = Roster(self.env, self._back, balance, up)
-        self.front = self.back
-        if fleet.prefill:
-            self.front = Roster(self.env, self._front, balance, len(self._front))
-        for outage in fleet.outages:
-            self.env.process(self.back.suffer(outage, self._back_costs[outage.server]))
-        if elastic:
-            self.env.process(self.back.scale(elastic, self.done))
         self._front_free = 0.0
-        self._sent = self._ended = 0
+        self._turn = self._sent = self._ended = 0
         if not len(requests):
             self.done.succeed()
         elif requests.in_flight is None:
@@ -200,17 +184,13 @@ class _Driver:
 
     def _servers(self, pool: Pool, exact: bool, journal_rows: int | None, on_first_token: Callable) -> list[Replica]:
         made = []
-        # Servers that may slow down have a price of their own.
-        apart = pool is self.fleet.pool and self.fleet.outages
-        costs = [SlowedSteps(pool.cost) if apart else pool.cost for _ in range(pool.servers)]
-        self._back_costs = costs
-        for cost in costs:
+        for _ in range(pool.servers):
             self.journals.append(Journal(journal_rows))
             made.append(
                 Replica(
                     self.env,
                     pool.policy,
-                    cost,
+                    pool.cost,
                     capacity=pool.capacity,
                     context=pool.context,
                     ranks=pool.ranks,
@@ -231,7 +211,7 @@ class _Driver:
             if arrival > self.env.now:
                 yield self.env.timeout(arrival - self.env.now)
             self._submit()
-            if self._queue_limit is not None and self.front.queued() > self._queue_limit:
+            if self._queue_limit is not None and sum(server.queued() for server in self._front) > self._queue_limit:
                 self.stopped = "overloaded"
                 self.done.succeed()
                 return
@@ -260,12 +240,19 @@ class _Driver:
             self._front_free = max(now + frontend.fixed_s / 2, self._front_free) + frontend.request_s
             delay = self._front_free - now
         if delay:
-            self._timer(delay, lambda _: self.front.submit(sequence))
+            self._timer(delay, lambda _: self._enter(sequence))
         else:
-            self.front.submit(sequence)
+            self._enter(sequence)
 
     def _timer(self, delay: float, call: Callable) -> None:
         self.env.timeout(delay).callbacks.append(call)
+
+    def _enter(self, sequence: Sequence) -> None:
+        """The balancer chooses a server for the prompt."""
+        servers = self._front
+        chosen = 0 if len(servers) == 1 else self._balance(servers, sequence, self._turn)
+        self._turn += 1
+        servers[chosen].submit(sequence)
 
     def _first_token(self, sequence: Sequence, server: Replica) -> None:
         if math.isnan(self._first[sequence.index]):
@@ -280,7 +267,11 @@ class _Driver:
         begin = max(self.env.now, self._port_free[server])
         self._port_free[server] = begin + self.fleet.transfer_s(sequence.prompt)
         sequence.left = 0
-        self._timer(self._port_free[server] - self.env.now, lambda _: self.back.submit(sequence))
+        self._timer(self._port_free[server] - self.env.now, lambda _: self._hand_over(sequence))
+
+    def _hand_over(self, sequence: Sequence) -> None:
+        chosen = 0 if len(self._back) == 1 else self._balance(self._back, sequence, sequence.index)
+        self._back[chosen].submit(sequence)
 
     def _finish(self, sequence: Sequence, server: Replica) -> None:
         index = sequence.index

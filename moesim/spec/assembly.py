@@ -10,20 +10,21 @@ import numpy as np
 
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Hardware
-from moesim.hardware.topology import Cluster
 from moesim.model.architecture import Experts, MoEModel
 from moesim.model.parallelism import Parallelism, for_inference
-from moesim.network.routes import Network, build_network
+from moesim.network.routes import build_network
 from moesim.placement.placement import Placement
-from moesim.placement.policies import LEARNING
+from moesim.placement.policies import LEARNING, POLICIES
 from moesim.routing.latent import Geometry
-from moesim.routing.relabel import block_labels, relabel_ids
+from moesim.routing.load import expert_load
+from moesim.routing.relabel import block_labels, relabel_ids, relabel_load
 from moesim.routing.replay import Routes, check_geometry, replay, split
 from moesim.routing.synthesis import balanced_routes
 from moesim.routing.trace import RouterTrace
 from moesim.spec import library
 from moesim.spec.loading import Document, parse, read
 from moesim.spec.model_file import load_model
+from moesim.spec.offload import OffloadJob, build_offload, earlier_and_later, offload_problems
 from moesim.spec.parts import (
     batch_of,
     check_all_to_all,
@@ -34,10 +35,9 @@ from moesim.spec.parts import (
     parallelism_of,
     precision_of,
 )
-from moesim.spec.placing import Site, arrange, place_experts
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
-from moesim.workload.deployment import Batch, Deployment, PrecisionPolicy
+from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.footprint import check_fits, footprint
 
 # Share of a trace's sequences that a load-aware placement learns from; the rest is replayed.
@@ -47,7 +47,7 @@ _SYNTHETIC_TOKENS = (8192, 65536)  # least and most tokens of a synthetic trace
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assembly:
-    """A scenario ready to run. routes: of the step; None for a dense model."""
+    """A scenario ready to run. routes: of the (first) step; None for a dense model. offload: steps that it replays."""
 
     name: str
     title: str
@@ -56,6 +56,7 @@ class Assembly:
     batch: Batch
     trace: RouterTrace | None
     routes: Routes | None
+    offload: OffloadJob | None = None
 
     def provenance(self) -> dict[str, str]:
         """Where the inputs come from, in words."""
@@ -111,22 +112,23 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
     if model and parallelism:
         tell.attempt(lambda: check_split(model, parallelism), "")
     experts = model and _experts(model)
+    if scenario.offload and model:
+        tell.attempt(lambda: _check_offload(scenario, model), "")
     batch = parallelism and batch_of(scenario, parallelism)
     if trace is None and experts and batch:
         trace = tell.attempt(lambda: _trace(scenario, model, batch, document), "routing")
     tell.raise_any()
 
     placement = routes = None
-    network = tell.now(lambda: build_network(cluster), "cluster")
     if experts:
+        labels = _labels(trace, model, scenario)
         learned, replayed = _parts(scenario, trace)
         tell.now(lambda: check_geometry(trace, experts.routed, experts.top_k), "routing")
-        site = site_of(scenario, model, cluster, network, parallelism, precision, trace)
-        placement = tell.now(lambda: place_experts(scenario.placement, site, learned), "placement")
+        placement = tell.now(lambda: _placement(scenario, learned, labels, parallelism), "placement")
     deployment = Deployment(
         model=model,
         cluster=cluster,
-        network=network,
+        network=tell.now(lambda: build_network(cluster), "cluster"),
         machine=machine,
         parallelism=parallelism,
         precision=precision,
@@ -136,11 +138,24 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
         instances=scenario.parallelism.instances,
     )
     # What cannot fit whatever is routed is said before a token is.
-    check_fits(footprint(deployment, batch, received=0, reserve=scenario.memory.reserve))
+    if scenario.offload is None:
+        check_fits(footprint(deployment, batch, received=0, reserve=scenario.memory.reserve))
     if experts:
-        routes = tell.now(lambda: draw_routes(scenario, site, replayed, batch, placement), "routing")
+        routes = tell.now(lambda: _routes(replayed, model, batch, labels, scenario), "routing")
+    offload = None
+    if scenario.offload is not None:
+        more = range(1, scenario.offload.steps)
+        steps = (routes, *(_routes(replayed, model, batch, labels, scenario, step) for step in more))
+        offload = tell.now(
+            lambda: build_offload(
+                scenario.offload, deployment, batch, hardware,
+                load=relabel_load(expert_load(learned), labels), learned=_all_ids(learned, model, labels, scenario),
+                routes=steps, reserve=scenario.memory.reserve, seed=scenario.seed,
+            ),
+            "offload",
+        )  # fmt: skip
     name = Path(document.file).name.removesuffix(".yaml")
-    return Assembly(name, _title(scenario, model, hardware), scenario, deployment, batch, trace, routes)
+    return Assembly(name, _title(scenario, model, hardware), scenario, deployment, batch, trace, routes, offload)
 
 
 def _wrong_degrees(document: Document) -> tuple[Problem, ...]:
@@ -210,32 +225,46 @@ def _geometry(model: MoEModel) -> Geometry:
 
 def _parts(scenario: Scenario, trace: RouterTrace) -> tuple[RouterTrace, RouterTrace]:
     """What the placement learns from, and what is replayed: never the same sequences when the placement uses loads."""
+    if scenario.offload is not None:
+        return earlier_and_later(trace)
     if scenario.placement.kind in LEARNING:
         return split(trace, _LEARNED_SHARE)
     return trace, trace
 
 
-def site_of(
-    scenario: Scenario,
-    model: MoEModel,
-    cluster: Cluster,
-    network: Network,
-    parallelism: Parallelism,
-    precision: PrecisionPolicy,
-    trace: RouterTrace,
-) -> Site:
-    """Where the scenario's experts are placed, with the model's expert numbers for those of the trace."""
+def _labels(trace: RouterTrace, model: MoEModel, scenario: Scenario) -> np.ndarray:
+    """Expert numbers [layer, expert] of the model's MoE layers, for those of the trace."""
     geometry = _geometry(model)
     rng = np.random.default_rng((scenario.seed, 2))
-    labels = block_labels(geometry.layers, trace.layers, geometry.experts, geometry.groups, rng)
-    wire = (precision.dispatch, precision.combine)
-    kernel = scenario.network.all_to_all
-    return Site(model, geometry, cluster, network, parallelism, labels, kernel, wire, scenario.seed)
+    return block_labels(geometry.layers, trace.layers, geometry.experts, geometry.groups, rng)
 
 
-def draw_routes(scenario: Scenario, site: Site, trace: RouterTrace, batch: Batch, placement: Placement) -> Routes:
-    """The step's routes: one long window for all instances, so that no two of them replay the same tokens."""
-    geometry = site.geometry
+def _placement(scenario: Scenario, learned: RouterTrace, labels: np.ndarray, parallelism: Parallelism) -> Placement:
+    load = relabel_load(expert_load(learned), labels)
+    try:
+        return POLICIES[scenario.placement.kind](load, parallelism.ep, **scenario.placement.options())
+    except ValueError as error:
+        raise InvalidInput(Problem(str(error), "slots_per_rank")) from None
+
+
+def _check_offload(scenario: Scenario, model: MoEModel) -> None:
+    kind, instances = scenario.workload.kind, scenario.parallelism.instances
+    if problems := offload_problems(kind, scenario.routing.kind, instances, bool(model.moe_layers)):
+        raise InvalidInput(problems)
+
+
+def _all_ids(trace: RouterTrace, model: MoEModel, labels: np.ndarray, scenario: Scenario) -> np.ndarray:
+    """Experts [layer, token, k] that all decoded tokens of a trace choose, in the model's numbers."""
+    every = Batch("decode", np.array([trace.tokens]), 1, 0)
+    one = scenario.model_copy(update={"parallelism": scenario.parallelism.model_copy(update={"instances": 1})})
+    return _routes(trace, model, every, labels, one).ids
+
+
+def _routes(
+    trace: RouterTrace, model: MoEModel, batch: Batch, labels: np.ndarray, scenario: Scenario, step: int = 0
+) -> Routes:
+    """One long window for all instances, so that no two of them replay the same tokens. step: of a replay in order."""
+    geometry = _geometry(model)
     tokens = np.tile(batch.tokens, scenario.parallelism.instances)
     rng = np.random.default_rng(scenario.seed)
     if scenario.routing.kind == "balanced":  # exactly so in this step, not only over the trace
@@ -249,6 +278,6 @@ def draw_routes(scenario: Scenario, site: Site, trace: RouterTrace, batch: Batch
         tokens_per_rank=tokens,
         phase=batch.phase,
         rng=rng,
+        step=step,
     )
-    routes = replace(routes, ids=relabel_ids(routes.ids, site.labels))
-    return arrange(scenario.placement, site, trace, batch, routes, placement, scenario.parallelism.instances)
+    return replace(routes, ids=relabel_ids(routes.ids, labels))

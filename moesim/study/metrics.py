@@ -39,6 +39,17 @@ def step_metrics(deployment: Deployment, batch: Batch, step: Step, timeline: Tim
     }
 
 
+def per_step(metrics: dict[str, object], steps: int) -> dict[str, object]:
+    """Metrics of so many steps that ran one after another, as those of the mean step."""
+    one = dict(metrics)
+    for key, value in metrics.items():
+        if key == "breakdown_s":
+            one[key] = {kind: seconds / steps for kind, seconds in value.items()}
+        elif key.endswith("_s") and value is not None:
+            one[key] = value / steps
+    return one | {key: metrics[key] * steps for key in ("tokens_per_s", "tokens_per_s_per_device")}
+
+
 def step_interval(step: Step, timeline: Timeline) -> tuple[float, float]:
     """80 % interval of the step time.
 

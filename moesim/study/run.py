@@ -14,8 +14,9 @@ from moesim.errors import InvalidInput
 from moesim.network.fidelity import FIDELITIES
 from moesim.spec.assembly import Assembly, assemble, read_scenario
 from moesim.spec.loading import Document
-from moesim.study.metrics import rounded, step_metrics
-from moesim.workload.footprint import check_fits, footprint, largest_batch
+from moesim.study.metrics import per_step, rounded, step_metrics
+from moesim.study.offload import offload_metrics, offload_needs, simulate_offload
+from moesim.workload.footprint import Footprint, check_fits, footprint, largest_batch
 from moesim.workload.inference import Step, inference_step
 from moesim.workload.overlap import OVERLAPS
 
@@ -47,15 +48,13 @@ def run_assembly(document: Document, assembly: Assembly, changes: tuple[str, ...
 
     Raises Infeasible when the step does not fit in HBM, and InvalidInput when the network cannot carry it.
     """
-    overlap = OVERLAPS[assembly.scenario.overlap.kind]
     try:
-        step = inference_step(assembly.deployment, assembly.batch, assembly.routes, overlap)
+        step, timeline, needs = _simulated(assembly)
     except InvalidInput as error:
         raise document.locate(error, "cluster") from None
-    needs = footprint(assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve)
-    check_fits(needs)
-    rates = FIDELITIES[assembly.scenario.network.fidelity].rates
-    timeline = simulate([step.program], rates, assembly.deployment.network.capacity)
+    found = step_metrics(assembly.deployment, assembly.batch, step, timeline)
+    if assembly.offload is not None:
+        found = per_step(found, assembly.scenario.offload.steps) | {"offload": offload_metrics(assembly, timeline)}
     metrics = {
         "schema_version": SCHEMA_VERSION,
         "moesim_version": moesim.__version__,
@@ -65,18 +64,33 @@ def run_assembly(document: Document, assembly: Assembly, changes: tuple[str, ...
         "changes": list(changes),
         "description": assembly.scenario.description,
         "seed": assembly.scenario.seed,
-        **step_metrics(assembly.deployment, assembly.batch, step, timeline),
+        **found,
         "hbm_bytes": needs.needed,
         "hbm": {
             "capacity": needs.capacity,
             "by_kind": needs.by_kind(),
-            "largest_batch": largest_batch(
+            "largest_batch": None  # with offloading, experts make room for sequences
+            if assembly.offload is not None
+            else largest_batch(
                 assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve
             ),
         },
         "provenance": assembly.provenance(),
     }
     return Result(assembly, step, timeline, rounded(metrics))
+
+
+def _simulated(assembly: Assembly) -> tuple[Step, Timeline, Footprint]:
+    """The step, or the steps that offloading replays, what happened in them, and the HBM that they need."""
+    if assembly.offload is not None:
+        step, timeline = simulate_offload(assembly)
+        return step, timeline, offload_needs(assembly, step)
+    overlap = OVERLAPS[assembly.scenario.overlap.kind]
+    step = inference_step(assembly.deployment, assembly.batch, assembly.routes, overlap)
+    needs = footprint(assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve)
+    check_fits(needs)
+    rates = FIDELITIES[assembly.scenario.network.fidelity].rates
+    return step, simulate([step.program], rates, assembly.deployment.network.capacity), needs
 
 
 def scenario_hash(document: Document) -> str:
