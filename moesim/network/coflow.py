@@ -4,7 +4,8 @@ A collective makes progress on all of its links at once (Chowdhury & Stoica, "Co
 cluster applications", HotNets 2012): at speed 1 it puts load/wire_s bytes/s on every link it uses, and its own
 bottleneck is full. Speeds of concurrent collectives rise together until a link is full, those that use it stop there,
 the rest go on (progressive filling; Bertsekas & Gallager, "Data Networks", section 6.5.2), and nobody exceeds 1.
-Alone, a collective is priced as under `bound`.
+Alone, a collective takes what its bottleneck link takes, and where single messages are heavy what
+`moesim.network.heavy` finds beyond it.
 """
 
 from __future__ import annotations
@@ -13,8 +14,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from moesim.network.bound import finish  # noqa: F401  (one collective alone: the same answer)
+from moesim.network import bound, heavy
+from moesim.network.routes import Network
 from moesim.network.transfer import Transfer
+
+
+def finish(
+    network: Network, source: np.ndarray, target: np.ndarray, traffic: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Load [links] in bytes and the second at which each pair's last byte has left, latency excluded.
+
+    source, target: ranks, broadcasting to the shape of traffic (bytes). Pairs without bytes end at 0. The last end is
+    never before that of `bound`.
+    """
+    load, ends = bound.finish(network, source, target, traffic)
+    bottleneck = float((load / network.capacity).max(initial=0.0))
+    followed = heavy.finish(network, source, target, traffic, bottleneck)
+    if followed is None:
+        return load, ends
+    late = max(bottleneck / followed.max(), 1.0)
+    return load, followed * late
 
 
 def rates(active: Sequence[Transfer], capacity: np.ndarray) -> np.ndarray:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from moesim.errors import InvalidInput
-from moesim.network import flow
 from moesim.network.fidelity import FIDELITIES
 from moesim.network.links import accumulate
+from moesim.network.maxmin import incidence
 from moesim.network.phases import Phase
 from moesim.network.routes import Network
 from moesim.network.transfer import Transfer
@@ -82,7 +82,7 @@ class _Tally:
         self.load += load
         if self._keep_flows:
             near, far = (np.broadcast_to(end, traffic.shape)[traffic > 0] for end in (source, target))
-            self.flows.append(flow.incidence(network, near, far))
+            self.flows.append(incidence(network, near, far))
 
 
 def _latency(network: Network, phase: Phase, traffic: np.ndarray) -> np.ndarray:

@@ -62,7 +62,8 @@ class Network:
     """Links and routes of a cluster.
 
     devices: [ranks] names; domain: [ranks] scale-up domain. ports, port_rank: [ports] links that leave a device, and
-    the rank that they leave. known: what `farthest` has answered, by group.
+    the rank that they leave. known: what `farthest` has answered, by group. ways: links of sets of pairs, see
+    `moesim.network.heavy`.
     """
 
     links: Links
@@ -72,6 +73,7 @@ class Network:
     ports: np.ndarray
     port_rank: np.ndarray
     known: dict[bytes, np.ndarray] = field(default_factory=dict, repr=False)
+    ways: dict[bytes, object] = field(default_factory=dict, repr=False)
 
     @property
     def capacity(self) -> np.ndarray:

@@ -13,7 +13,8 @@ class Transfer:
 
     name: e.g. ``all_to_all``. ranks: [members] global ranks, in the order of the arrays below.
     links, load: [loaded links] link ids of the network and bytes that the collective puts on each.
-    wire_s: seconds on the wire when alone (load over capacity of the bottleneck under `bound` and `coflow`).
+    wire_s: seconds on the wire when alone: load over capacity of the bottleneck link, or longer where flows wait for
+        each other (`flow`, and `coflow` where single messages are heavy).
     arrived: [members] share of `wire_s` after which the member's last byte has arrived, in [0, 1].
     latency_s: [members] fixed seconds added to a member's finish (kernel floor, hops).
     group: [members] members of one group wait for each other before their bytes flow; groups of one collective are

@@ -13,11 +13,16 @@ class Placement:
 
     expert: [layer, rank, slot] logical expert in the slot; every expert stands in at least one, and one that stands in
     several is replicated. name: the policy that made it. experts: number of logical experts.
+    choice: how a token picks a replica, a key of `moesim.placement.replicas.CHOICES`; seed: of choices that are drawn.
+    bound: [layer] load that the hottest rank of no placement goes below, where the policy proved one.
     """
 
     name: str
     expert: np.ndarray
     experts: int
+    choice: str = "round_robin"
+    seed: int = 0
+    bound: np.ndarray | None = None
     replicas: np.ndarray = field(init=False)  # [layer, expert] how many slots hold it
     slot_of: np.ndarray = field(
         init=False
@@ -27,6 +32,11 @@ class Placement:
         replicas, slot_of = _invert(self.expert.reshape(self.expert.shape[0], -1), self.experts)
         object.__setattr__(self, "replicas", replicas)
         object.__setattr__(self, "slot_of", slot_of)
+
+    def rank_load(self, load: np.ndarray) -> np.ndarray:
+        """Load [layer, rank] for loads [layer, expert] when replicas of an expert share its load evenly."""
+        layer = np.arange(len(load))[:, None, None]
+        return (load / self.replicas)[layer, self.expert].sum(axis=2)
 
     @property
     def ranks(self) -> int:

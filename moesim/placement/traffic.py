@@ -14,6 +14,7 @@ from types import EllipsisType
 import numpy as np
 
 from moesim.placement.placement import Placement
+from moesim.placement.replicas import CHOICES
 
 LEVELS = ("expert", "rank", "node")
 
@@ -32,16 +33,20 @@ class LayerTraffic:
     copies: np.ndarray
 
 
-def choose_slots(placement: Placement, layer: int, ids: np.ndarray) -> np.ndarray:
-    """Slots [token, k] that serve the chosen experts ids [token, k] in a layer.
+def choose_slots(
+    placement: Placement,
+    layer: int,
+    ids: np.ndarray,
+    source: np.ndarray | None = None,
+    node: np.ndarray | None = None,
+    valid: np.ndarray | None = None,
+) -> np.ndarray:
+    """Slots [token, k] that serve the chosen experts ids [token, k] in a layer, as the placement's `choice` picks them.
 
-    Replicas take turns token by token (as TensorRT-LLM and SGLang's EPLB dispatch do within a batch).
+    source: [token] rank of each token and node: [rank] server of each rank, which only ``nearest`` looks at. valid:
+    [token, k] whether a choice holds, None for all.
     """
-    slot_of, replicas = placement.slot_of[layer], placement.replicas[layer]
-    if slot_of.shape[1] == 1:
-        return slot_of[ids, 0]
-    turn = np.arange(ids.shape[0], dtype=np.int32)[:, None] % replicas[ids]
-    return np.take(slot_of, ids * np.int32(slot_of.shape[1]) + turn)
+    return CHOICES[placement.choice](placement, layer, ids, source, node, valid)
 
 
 def layer_traffic(
@@ -60,8 +65,9 @@ def layer_traffic(
     node: [rank] server of each rank. count: [token] how many of the k choices hold, None for all: routers that drop or
     skip tokens, or whose experts choose.
     """
-    slots = choose_slots(placement, layer, ids)
-    valid = ... if count is None else np.arange(ids.shape[1]) < count[:, None]
+    held = None if count is None else np.arange(ids.shape[1]) < count[:, None]
+    slots = choose_slots(placement, layer, ids, source, node, held)
+    valid = ... if held is None else held
     ranks = placement.ranks
     tokens = np.bincount(slots[valid].ravel(), minlength=ranks * placement.slots_per_rank).reshape(ranks, -1)
     destination = slots // placement.slots_per_rank

@@ -1,10 +1,10 @@
 """What fails in a cluster, how often, and for how long: failure classes as SimPy processes.
 
 The units of a class (devices, nodes, links, switches, power domains) fail independently of each other and without
-memory: the time to the next failure of any of n units in operation is exponential with mean MTBF / n. Memory-less
-failures are what large training jobs report once burn-in is over (Kokolis et al., "Revisiting Reliability in
-Large-Scale Machine Learning Research Clusters", HPCA 2025, find exponential job lifetimes with a rate proportional to the
-number of GPUs). Failures that come together are a class of their own: a power domain takes all its nodes at once.
+memory: the time to the next failure of any of n units in operation is exponential with mean MTBF / n, which is what
+large clusters report (Kokolis et al., "Revisiting Reliability in Large-Scale Machine Learning Research Clusters", HPCA
+2025: mean time to failure in inverse proportion to the GPUs of a job). Failures that come together are a class of their
+own: a power domain takes all its nodes at once.
 """
 
 from __future__ import annotations

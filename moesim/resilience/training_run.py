@@ -1,8 +1,8 @@
 """A training run over weeks: work, checkpoints, failures and what they cost, as SimPy processes.
 
 Steps are not events. A step is simulated once by the engine; here it is a number of seconds, and time passes from one
-change to the next: a checkpoint, a failure, a straggler that comes or goes, a node that comes back. All seconds of the run
-are booked under exactly one state of `STATES`, so they add up to the wall time.
+change to the next: a checkpoint, a failure, a straggler that comes or goes, a node that comes back. All seconds of the
+run are booked under exactly one state of `STATES`, so they add up to the wall time.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from moesim.resilience.failures import Failure, FailureClass, failing, recorded
 from moesim.resilience.recovery import Loss, Response
 from moesim.resilience.spares import SparePool
 
-# work: at full speed and kept. slowed: added by stragglers, slow links, missing ranks. lost: computed, then rolled back.
+# work: at full speed, and kept. slowed: added by stragglers, slow links, missing ranks. lost: computed and rolled back.
 STATES = ("work", "slowed", "lost", "checkpoint", "detection", "waiting", "restart", "rejoin")
 # States in which no rank computes.
 DOWN = ("detection", "waiting", "restart", "rejoin")

@@ -16,6 +16,7 @@ from moesim.serving.journal import Journal
 from moesim.serving.policy import Policy
 from moesim.serving.replica import Replica
 from moesim.serving.requests import FINISHED, REJECTED, Outcome, Requests, blank_outcome
+from moesim.serving.roster import Elastic, Outage, Roster, SlowedSteps
 from moesim.serving.steps import StepCost
 
 
@@ -49,7 +50,8 @@ class Fleet:
     """All servers. prefill: the pool that computes prompts, None where every server of `pool` does both.
 
     transfer_s: seconds to hand over the cache of so many tokens; a prefill server sends one request at a time.
-    balancer: a key of `BALANCERS`. frontend: before everything.
+    balancer: a key of `BALANCERS`. frontend: before everything. outages: of servers of `pool`. elastic: how many of
+    `pool`'s servers are up; None for all.
     """
 
     pool: Pool
@@ -57,17 +59,21 @@ class Fleet:
     transfer_s: Callable[[int], float] = lambda tokens: 0.0
     balancer: str = "least_loaded"
     frontend: Frontend = field(default_factory=Frontend)
+    outages: tuple[Outage, ...] = ()
+    elastic: Elastic | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Run:
     """A finished or stopped simulation. journals: one a server, the prefill pool's first. stopped: why it ended before
-    every request had (``interrupted``, ``overloaded``), or ""."""
+    every request had (``interrupted``, ``overloaded``), or "". servers: (second, servers of the pool that hold devices)
+    at every change."""
 
     outcome: Outcome
     journals: tuple[Journal, ...]
     seconds: float
     stopped: str = ""
+    servers: tuple[tuple[float, int], ...] = ()
 
 
 def round_robin(servers: Many[Replica], sequence: Sequence, turn: int) -> int:
@@ -135,7 +141,8 @@ def simulate(
         driver.env.run(until=driver.done)
     except KeyboardInterrupt:
         driver.stopped = "interrupted"
-    return Run(driver.outcome(), tuple(driver.journals), float(driver.env.now), driver.stopped)
+    servers = tuple(driver.back.history)
+    return Run(driver.outcome(), tuple(driver.journals), float(driver.env.now), driver.stopped, servers)
 
 
 class _Driver:
@@ -146,7 +153,6 @@ class _Driver:
         self.done = self.env.event()
         self.requests, self.fleet, self.stopped = requests, fleet, ""
         self._queue_limit, self._progress = queue_limit, progress
-        self._balance = BALANCERS[fleet.balancer]
         blank = blank_outcome(len(requests))
         # Lists: a Python float is written in a fifth of the time that an element of an array takes.
         self._submitted, self._first, self._last = (list(part) for part in (blank.submitted_s,) * 3)
@@ -160,8 +166,18 @@ class _Driver:
         self._back = self._servers(fleet.pool, exact, journal_rows, self._first_token) if fleet.prefill else self._front
         self._port_free = dict.fromkeys(self._front, 0.0)
         self._number = {server: number for number, server in enumerate(self._back)}
+        balance, elastic = BALANCERS[fleet.balancer], fleet.elastic
+        up = elastic.fewest if elastic else len(self._back)
+        self.back = Roster(self.env, self._back, balance, up)
+        self.front = self.back
+        if fleet.prefill:
+            self.front = Roster(self.env, self._front, balance, len(self._front))
+        for outage in fleet.outages:
+            self.env.process(self.back.suffer(outage, self._back_costs[outage.server]))
+        if elastic:
+            self.env.process(self.back.scale(elastic, self.done))
         self._front_free = 0.0
-        self._turn = self._sent = self._ended = 0
+        self._sent = self._ended = 0
         if not len(requests):
             self.done.succeed()
         elif requests.in_flight is None:
@@ -184,13 +200,17 @@ class _Driver:
 
     def _servers(self, pool: Pool, exact: bool, journal_rows: int | None, on_first_token: Callable) -> list[Replica]:
         made = []
-        for _ in range(pool.servers):
+        # Servers that may slow down have a price of their own.
+        apart = pool is self.fleet.pool and self.fleet.outages
+        costs = [SlowedSteps(pool.cost) if apart else pool.cost for _ in range(pool.servers)]
+        self._back_costs = costs
+        for cost in costs:
             self.journals.append(Journal(journal_rows))
             made.append(
                 Replica(
                     self.env,
                     pool.policy,
-                    pool.cost,
+                    cost,
                     capacity=pool.capacity,
                     context=pool.context,
                     ranks=pool.ranks,
@@ -211,7 +231,7 @@ class _Driver:
             if arrival > self.env.now:
                 yield self.env.timeout(arrival - self.env.now)
             self._submit()
-            if self._queue_limit is not None and sum(server.queued() for server in self._front) > self._queue_limit:
+            if self._queue_limit is not None and self.front.queued() > self._queue_limit:
                 self.stopped = "overloaded"
                 self.done.succeed()
                 return
@@ -240,19 +260,12 @@ class _Driver:
             self._front_free = max(now + frontend.fixed_s / 2, self._front_free) + frontend.request_s
             delay = self._front_free - now
         if delay:
-            self._timer(delay, lambda _: self._enter(sequence))
+            self._timer(delay, lambda _: self.front.submit(sequence))
         else:
-            self._enter(sequence)
+            self.front.submit(sequence)
 
     def _timer(self, delay: float, call: Callable) -> None:
         self.env.timeout(delay).callbacks.append(call)
-
-    def _enter(self, sequence: Sequence) -> None:
-        """The balancer chooses a server for the prompt."""
-        servers = self._front
-        chosen = 0 if len(servers) == 1 else self._balance(servers, sequence, self._turn)
-        self._turn += 1
-        servers[chosen].submit(sequence)
 
     def _first_token(self, sequence: Sequence, server: Replica) -> None:
         if math.isnan(self._first[sequence.index]):
@@ -267,11 +280,7 @@ class _Driver:
         begin = max(self.env.now, self._port_free[server])
         self._port_free[server] = begin + self.fleet.transfer_s(sequence.prompt)
         sequence.left = 0
-        self._timer(self._port_free[server] - self.env.now, lambda _: self._hand_over(sequence))
-
-    def _hand_over(self, sequence: Sequence) -> None:
-        chosen = 0 if len(self._back) == 1 else self._balance(self._back, sequence, sequence.index)
-        self._back[chosen].submit(sequence)
+        self._timer(self._port_free[server] - self.env.now, lambda _: self.back.submit(sequence))
 
     def _finish(self, sequence: Sequence, server: Replica) -> None:
         index = sequence.index

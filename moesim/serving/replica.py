@@ -439,6 +439,47 @@ class Replica:
             heapq.heappush(self._queue, (sequence.priority, sequence.index, sequence))
         self._on_preempt(sequence)
 
+    # ------------------------------------------------------------------ failure
+
+    def recheck(self) -> None:
+        """Steps take another time from now on: end the run of equal steps at its next boundary."""
+        if self._run is not None and self._run.steps > 1:
+            self._cut(self.env.now)
+
+    def evict(self) -> list[Sequence]:
+        """Everything in the server leaves it now, oldest first, as when it dies: its caches are lost.
+
+        Tokens of steps that have ended are kept; with the prompt they have to be computed anew elsewhere.
+        """
+        run, self._run = self._run, None  # its timeout finds another run, and does nothing
+        self._in_boundary = True
+        if run is not None and run.steps > 1 and not run.prefill:
+            self._advance(max(run.steps_by(self.env.now) - 1, 0))
+            self._finish_due()
+        self._in_boundary = False
+        leaving: list[Sequence] = []
+        for rank in self.ranks:
+            for sequence in list(rank.running):
+                if sequence.finish >= 0:
+                    done, steps = self._count - sequence.joined, sequence.finish - self._count
+                    self._leave(sequence)
+                    sequence.prompt += 1 + math.ceil(done * self._gain)
+                    sequence.steps = steps
+                else:
+                    del rank.running[sequence]
+                    sequence.rank = None
+                sequence.left, sequence.held = sequence.prompt, 0.0
+                leaving.append(sequence)
+            rank.promised = rank.reserved = 0.0
+            rank.cache.shrink(0)
+        queued = self._queue if self.policy.order == "fcfs" else [entry[2] for entry in sorted(self._queue)]
+        leaving += [*queued, *self._inbox]
+        for waiting in (self._queue, self._inbox, self._partials, self._ends):
+            waiting.clear()
+        self.in_system = self._waiting = self._held = self._since_poll = 0
+        self._late = self._late_s = self._extra_s = 0.0
+        return leaving
+
     # ------------------------------------------------------------------ record
 
     def _log(self, run: StepRun) -> None:

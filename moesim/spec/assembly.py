@@ -10,11 +10,12 @@ import numpy as np
 
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Hardware
+from moesim.hardware.topology import Cluster
 from moesim.model.architecture import Experts, MoEModel
 from moesim.model.parallelism import Parallelism, for_inference
-from moesim.network.routes import build_network
+from moesim.network.routes import Network, build_network
 from moesim.placement.placement import Placement
-from moesim.placement.policies import LEARNING, POLICIES
+from moesim.placement.policies import LEARNING
 from moesim.routing.latent import Geometry
 from moesim.routing.load import expert_load
 from moesim.routing.relabel import block_labels, relabel_ids, relabel_load
@@ -35,9 +36,10 @@ from moesim.spec.parts import (
     parallelism_of,
     precision_of,
 )
+from moesim.spec.placing import Site, arrange, place_experts
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
-from moesim.workload.deployment import Batch, Deployment
+from moesim.workload.deployment import Batch, Deployment, PrecisionPolicy
 from moesim.workload.footprint import check_fits, footprint
 
 # Share of a trace's sequences that a load-aware placement learns from; the rest is replayed.
@@ -120,15 +122,16 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
     tell.raise_any()
 
     placement = routes = None
+    network = tell.now(lambda: build_network(cluster), "cluster")
     if experts:
-        labels = _labels(trace, model, scenario)
         learned, replayed = _parts(scenario, trace)
         tell.now(lambda: check_geometry(trace, experts.routed, experts.top_k), "routing")
-        placement = tell.now(lambda: _placement(scenario, learned, labels, parallelism), "placement")
+        site = site_of(scenario, model, cluster, network, parallelism, precision, trace)
+        placement = tell.now(lambda: place_experts(scenario.placement, site, learned), "placement")
     deployment = Deployment(
         model=model,
         cluster=cluster,
-        network=tell.now(lambda: build_network(cluster), "cluster"),
+        network=network,
         machine=machine,
         parallelism=parallelism,
         precision=precision,
@@ -141,15 +144,15 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
     if scenario.offload is None:
         check_fits(footprint(deployment, batch, received=0, reserve=scenario.memory.reserve))
     if experts:
-        routes = tell.now(lambda: _routes(replayed, model, batch, labels, scenario), "routing")
+        routes = tell.now(lambda: draw_routes(scenario, site, replayed, batch, placement), "routing")
     offload = None
     if scenario.offload is not None:
         more = range(1, scenario.offload.steps)
-        steps = (routes, *(_routes(replayed, model, batch, labels, scenario, step) for step in more))
+        steps = (routes, *(draw_routes(scenario, site, replayed, batch, placement, step) for step in more))
         offload = tell.now(
             lambda: build_offload(
                 scenario.offload, deployment, batch, hardware,
-                load=relabel_load(expert_load(learned), labels), learned=_all_ids(learned, model, labels, scenario),
+                load=relabel_load(expert_load(learned), site.labels), learned=_all_ids(scenario, site, learned),
                 routes=steps, reserve=scenario.memory.reserve, seed=scenario.seed,
             ),
             "offload",
@@ -232,39 +235,56 @@ def _parts(scenario: Scenario, trace: RouterTrace) -> tuple[RouterTrace, RouterT
     return trace, trace
 
 
-def _labels(trace: RouterTrace, model: MoEModel, scenario: Scenario) -> np.ndarray:
-    """Expert numbers [layer, expert] of the model's MoE layers, for those of the trace."""
+def site_of(
+    scenario: Scenario,
+    model: MoEModel,
+    cluster: Cluster,
+    network: Network,
+    parallelism: Parallelism,
+    precision: PrecisionPolicy,
+    trace: RouterTrace,
+) -> Site:
+    """Where the scenario's experts are placed, with the model's expert numbers for those of the trace."""
     geometry = _geometry(model)
     rng = np.random.default_rng((scenario.seed, 2))
-    return block_labels(geometry.layers, trace.layers, geometry.experts, geometry.groups, rng)
-
-
-def _placement(scenario: Scenario, learned: RouterTrace, labels: np.ndarray, parallelism: Parallelism) -> Placement:
-    load = relabel_load(expert_load(learned), labels)
-    try:
-        return POLICIES[scenario.placement.kind](load, parallelism.ep, **scenario.placement.options())
-    except ValueError as error:
-        raise InvalidInput(Problem(str(error), "slots_per_rank")) from None
+    labels = block_labels(geometry.layers, trace.layers, geometry.experts, geometry.groups, rng)
+    wire = (precision.dispatch, precision.combine)
+    kernel = scenario.network.all_to_all
+    return Site(model, geometry, cluster, network, parallelism, labels, kernel, wire, scenario.seed)
 
 
 def _check_offload(scenario: Scenario, model: MoEModel) -> None:
     kind, instances = scenario.workload.kind, scenario.parallelism.instances
-    if problems := offload_problems(kind, scenario.routing.kind, instances, bool(model.moe_layers)):
+    if problems := offload_problems(
+        kind, scenario.routing.kind, instances, bool(model.moe_layers), scenario.placement.replica_choice
+    ):
         raise InvalidInput(problems)
 
 
-def _all_ids(trace: RouterTrace, model: MoEModel, labels: np.ndarray, scenario: Scenario) -> np.ndarray:
+def _all_ids(scenario: Scenario, site: Site, trace: RouterTrace) -> np.ndarray:
     """Experts [layer, token, k] that all decoded tokens of a trace choose, in the model's numbers."""
-    every = Batch("decode", np.array([trace.tokens]), 1, 0)
-    one = scenario.model_copy(update={"parallelism": scenario.parallelism.model_copy(update={"instances": 1})})
-    return _routes(trace, model, every, labels, one).ids
+    geometry = site.geometry
+    routes = replay(
+        trace,
+        moe_layers=geometry.layers,
+        experts=geometry.experts,
+        top_k=geometry.top_k,
+        ranks=1,
+        tokens_per_rank=trace.tokens,
+        phase="decode",
+        rng=np.random.default_rng(scenario.seed),
+    )
+    return relabel_ids(routes.ids, site.labels)
 
 
-def _routes(
-    trace: RouterTrace, model: MoEModel, batch: Batch, labels: np.ndarray, scenario: Scenario, step: int = 0
+def draw_routes(
+    scenario: Scenario, site: Site, trace: RouterTrace, batch: Batch, placement: Placement, step: int = 0
 ) -> Routes:
-    """One long window for all instances, so that no two of them replay the same tokens. step: of a replay in order."""
-    geometry = _geometry(model)
+    """A step's routes: one long window for all instances, so that no two of them replay the same tokens.
+
+    step: of a replay in order.
+    """
+    geometry = site.geometry
     tokens = np.tile(batch.tokens, scenario.parallelism.instances)
     rng = np.random.default_rng(scenario.seed)
     if scenario.routing.kind == "balanced":  # exactly so in this step, not only over the trace
@@ -280,4 +300,5 @@ def _routes(
         rng=rng,
         step=step,
     )
-    return replace(routes, ids=relabel_ids(routes.ids, labels))
+    routes = replace(routes, ids=relabel_ids(routes.ids, site.labels))
+    return arrange(scenario.placement, site, trace, batch, routes, placement, scenario.parallelism.instances)

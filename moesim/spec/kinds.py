@@ -23,18 +23,22 @@ class Kind(Spec):
 
     def options(self) -> dict[str, object]:
         """The keyword arguments to call the plugin with."""
-        return {name: getattr(self, name) for name in type(self).model_fields if name != "kind"}
+        common = type(self).__base__.model_fields
+        return {name: getattr(self, name) for name in type(self).model_fields if name not in common}
 
 
-def kinds(functions: Mapping[str, Callable]) -> object:
-    """The pydantic type of a field that chooses one of the functions: a union told apart by ``kind``."""
-    models = tuple(_model(name, function) for name, function in functions.items())
+def kinds(functions: Mapping[str, Callable], base: type[Kind] = Kind) -> object:
+    """The pydantic type of a field that chooses one of the functions: a union told apart by ``kind``.
+
+    base: has the keys that all of them take besides their own, which `Kind.options` leaves out.
+    """
+    models = tuple(_model(name, function, base) for name, function in functions.items())
     if len(models) == 1:
         return models[0]
     return Annotated[Union[models], Field(discriminator="kind")]  # noqa: UP007 (a tuple cannot be spelled with |)
 
 
-def _model(name: str, function: Callable) -> type[Kind]:
+def _model(name: str, function: Callable, base: type[Kind]) -> type[Kind]:
     hints = get_type_hints(function)
     fields = {
         argument.name: (hints[argument.name], ... if argument.default is argument.empty else argument.default)
@@ -43,4 +47,4 @@ def _model(name: str, function: Callable) -> type[Kind]:
     }
     summary = (inspect.getdoc(function) or "").split("\n", 1)[0]
     title = "".join(part.capitalize() for part in name.split("_"))
-    return create_model(title, __base__=Kind, __doc__=summary, kind=(Literal[name], ...), **fields)
+    return create_model(title, __base__=base, __doc__=summary, kind=(Literal[name], ...), **fields)

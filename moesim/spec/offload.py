@@ -78,7 +78,9 @@ def earlier_and_later(trace: RouterTrace) -> tuple[RouterTrace, RouterTrace]:
     return select_sequences(trace, np.arange(border)), select_sequences(trace, np.arange(border, trace.sequences))
 
 
-def offload_problems(workload: str, routing: str, instances: int, has_experts: bool) -> list[Problem]:
+def offload_problems(
+    workload: str, routing: str, instances: int, has_experts: bool, replica_choice: str
+) -> list[Problem]:
     """Why a scenario cannot offload; fields from the root of the file."""
     wrong = []
     if not has_experts:
@@ -87,6 +89,10 @@ def offload_problems(workload: str, routing: str, instances: int, has_experts: b
         wrong.append(Problem("offloading replays decode steps; write 'decode'", "workload.kind"))
     if routing == "balanced":
         wrong.append(Problem("balanced routing has no order in time to cache; replay a trace", "routing.kind"))
+    if replica_choice != "round_robin":
+        wrong.append(
+            Problem("offloading deals tokens to replicas in turn; write round_robin", "placement.replica_choice")
+        )
     if instances > 1:
         wrong.append(Problem("offloading runs one instance; write 1", "parallelism.instances"))
     return wrong

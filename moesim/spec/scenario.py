@@ -9,11 +9,11 @@ from pydantic import Field
 from moesim.cost.exchange import KERNELS
 from moesim.hardware.precision import PRECISIONS
 from moesim.network.fidelity import FIDELITIES
-from moesim.placement.policies import POLICIES
 from moesim.spec.fabric import FabricOptions
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
 from moesim.spec.offload import Offload
+from moesim.spec.placement_options import PlacementOptions
 from moesim.spec.routing import Routing
 from moesim.workload.overlap import OVERLAPS
 
@@ -98,7 +98,7 @@ class Scenario(Spec):
     precision: Precision
     workload: Annotated[Decode | Prefill, Field(discriminator="kind")]
     routing: Routing
-    placement: kinds(POLICIES)
+    placement: PlacementOptions
     overlap: kinds(OVERLAPS)
     network: Network = Network()
     memory: Memory = Memory()

@@ -11,7 +11,6 @@ import numpy as np
 from pydantic import Field
 
 from moesim.errors import InvalidInput, Problem
-from moesim.placement.policies import POLICIES
 from moesim.serving.arrivals import ARRIVALS
 from moesim.serving.fleet import BALANCERS
 from moesim.serving.lengths import LENGTHS
@@ -21,6 +20,7 @@ from moesim.serving.traces import read_requests
 from moesim.spec.assembly import Assembly, assemble, read_scenario
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Document, Spec
+from moesim.spec.placement_options import PlacementOptions
 from moesim.spec.quantities import Seconds
 from moesim.spec.routing import Routing
 from moesim.spec.scenario import Cluster, Count, Network, Parallelism, Precision
@@ -95,7 +95,7 @@ class PrefillPool(Spec):
 
     cluster: Cluster
     parallelism: Parallelism
-    placement: kinds(POLICIES) | None = None
+    placement: PlacementOptions | None = None
     server: Server
     servers: Count = 1
 
@@ -116,7 +116,7 @@ class ServingScenario(Spec):
     parallelism: Parallelism
     precision: Precision
     routing: Routing
-    placement: kinds(POLICIES)
+    placement: PlacementOptions
     overlap: kinds(OVERLAPS)
     network: Network = Network()
     software: str | None = None

@@ -81,6 +81,39 @@ def mesh(devices, capacity=64e9):
     return Cluster("mesh", None, graph, names, zero, zero, "shortest", {})
 
 
+def pcie(devices, capacity=64e9):
+    """Devices at one PCIe root."""
+    graph = nx.DiGraph()
+    names = _devices(graph, devices)
+    graph.add_node("pcie0", kind="switch")
+    for name in names:
+        _join(graph, name, "pcie0", capacity, 0.5e-6, "pcie")
+    zero = np.zeros(devices, dtype=int)
+    return Cluster("pcie", None, graph, names, zero, zero, "crossbar", {})
+
+
+def wires(devices, links):
+    """Any graph of one-way links (from, to, bytes/s); nodes that are no devices are switches."""
+    graph = nx.DiGraph()
+    names = _devices(graph, devices)
+    for near, far, capacity in links:
+        for end in (near, far):
+            if end not in graph:
+                graph.add_node(end, kind="switch")
+        graph.add_edge(near, far, capacity=capacity, latency=1e-6, kind="pcie")
+    zero = np.zeros(devices, dtype=int)
+    return Cluster("wires", None, graph, names, np.arange(devices), zero, "shortest", {})
+
+
+def graph(devices, seed):
+    """A random connected graph of two-way links, each way with a capacity of its own."""
+    rng = np.random.default_rng(seed)
+    pairs = {(int(rng.integers(rank)), rank) for rank in range(1, devices)}  # a random tree, and some more links
+    pairs |= {tuple(sorted(map(int, rng.choice(devices, 2, replace=False)))) for _ in range(devices)}
+    ways = [way for a, b in sorted(pairs) for way in ((a, b), (b, a))]
+    return wires(devices, [(f"device{a}", f"device{b}", float(rng.choice([25e9, 50e9, 100e9]))) for a, b in ways])
+
+
 @pytest.fixture(scope="session")
 def fabrics():
-    return SimpleNamespace(nvlink=nvlink, torus=torus, rails=rails, mesh=mesh)
+    return SimpleNamespace(nvlink=nvlink, torus=torus, rails=rails, mesh=mesh, pcie=pcie, wires=wires, graph=graph)

@@ -1,9 +1,13 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moesim.placement.placement import Placement
 from moesim.placement.policies import contiguous, replicate_hot
+from moesim.placement.replicas import CHOICES
 from moesim.placement.traffic import LEVELS, choose_slots, layer_traffic
 
 
@@ -64,3 +68,49 @@ def test_coarser_levels_send_no_more_across_servers(seed, servers, per_server):
     assert across[0] >= across[1] >= across[2]
     reached = len({(t, node[r]) for t in range(20) for r in ids[t] // 12 if node[r] != node[source[t]]})
     assert across[2] == reached
+
+
+def replicated():
+    """Expert 0 on ranks 0, 1 and 2, expert 1 on rank 3; servers of two ranks."""
+    return Placement("by hand", np.array([[[0], [0], [0], [1]]]), 2)
+
+
+def test_the_nearest_replica_is_on_the_rank_then_in_the_server_then_anywhere():
+    placement = dataclasses.replace(replicated(), choice="nearest")
+    source, node = np.array([0, 1, 2, 3, 3]), np.array([0, 0, 1, 1])
+    chosen = choose_slots(placement, 0, np.zeros((5, 1), dtype=np.uint8), source, node)
+    assert chosen.ravel().tolist() == [0, 1, 2, 2, 2]
+    apart = choose_slots(placement, 0, np.zeros((3, 1), dtype=np.uint8), np.full(3, 3), np.array([0, 0, 0, 1]))
+    assert sorted(apart.ravel().tolist()) == [0, 1, 2]
+
+
+def test_the_least_loaded_replicas_fill_up_to_one_level():
+    # expert 1 gives rank 1 two tokens; the six of expert 0 go 4 : 2 to ranks 0 and 1
+    placement = Placement("by hand", np.array([[[0, 2], [0, 1]]]), 3, choice="least_loaded")
+    ids = np.array([[0, 1], [0, 1], [0, 2], [0, 2], [0, 2], [0, 1]])
+    traffic = layer_traffic(placement, 0, ids, np.zeros(6, int), level="expert", node=np.zeros(2, int))
+    assert traffic.tokens.sum(axis=1).tolist() == [6, 6]
+    assert traffic.tokens[:, 0].tolist() == [3, 3]
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**32 - 1), st.sampled_from(sorted(CHOICES)))
+def test_every_choice_serves_each_token_by_a_replica_of_its_expert(seed, choice):
+    rng = np.random.default_rng(seed)
+    load = rng.lognormal(0, 1, (1, 10))
+    placement = dataclasses.replace(replicate_hot(load, 4, slots_per_rank=4), choice=choice, seed=seed)
+    ids = np.argsort(rng.random((50, 10)) ** (1 / load), axis=1)[:, -3:]
+    source, node = np.sort(rng.integers(0, 4, 50)), np.array([0, 0, 1, 1])
+    count = rng.integers(0, 4, 50)
+    held = np.arange(3) < count[:, None]
+    slots = choose_slots(placement, 0, ids, source, node, held)
+    assert (placement.expert[0].ravel()[slots] == ids)[held].all()
+    traffic = layer_traffic(placement, 0, ids, source, level="rank", node=node, count=count)
+    assert traffic.tokens.sum() == count.sum()
+    hottest = {each: _hottest(placement, each, ids, source, node) for each in CHOICES}
+    assert hottest["least_loaded"] <= hottest["round_robin"] + 2
+
+
+def _hottest(placement, choice, ids, source, node):
+    placement = dataclasses.replace(placement, choice=choice)
+    return layer_traffic(placement, 0, ids, source, level="rank", node=node).tokens.sum(axis=1).max()
