@@ -18,13 +18,15 @@ from moesim.cost.communication import library, with_protocols
 from moesim.cost.exchange_kernels import EXCHANGE, share, sms, together
 from moesim.cost.fitting import Fit, default_fit
 from moesim.cost.machine import Machine
+from moesim.cost.memory import memory_bound
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device
-from moesim.hardware.precision import Precision
+from moesim.hardware.precision import PRECISIONS, Precision
 from moesim.network import collectives
 from moesim.network.routes import Network
 from moesim.network.transfer import Transfer
 
+BF16 = PRECISIONS["bf16"].bytes
 SCALE_UP = ("nvlink", "xgmi", "ici")  # kinds of links that kernels drive themselves; NICs drive the others
 
 
@@ -36,7 +38,8 @@ class Kernel:
     parts of the tables' ``software``, the best first. sms: SMs that run it (0: its own rule). occupied: SMs that
     compute beside it cannot have; None = those that run it. remote_s, remote_share: what leaving the scale-up domain
     adds to the floor, and the share of the NIC rate that it reaches. staged: whether copies pass a buffer in HBM on
-    arrival. defaults: parameters where nothing was measured.
+    arrival. hooks: whether it can be cut into a sending and a receiving part. defaults: parameters where nothing was
+    measured.
     """
 
     level: str
@@ -48,6 +51,7 @@ class Kernel:
     staged: bool = True
     runs_on: str = "gpu"
     within: bool = False
+    hooks: bool = False
     defaults: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -62,7 +66,8 @@ KERNELS: dict[str, Kernel] = {
     "nccl": Kernel("expert", remote_s=14e-6, sms=16),
     "deepep_normal": Kernel("node", ("deepep normal", "deepep_ht"), sms=20, remote_s=60e-6, remote_share=0.93),
     "deepep_low_latency": Kernel(
-        "expert", ("deepep low-latency", "deepep_ll"), occupied=0, remote_s=28e-6, remote_share=0.93, staged=False
+        "expert", ("deepep low-latency", "deepep_ll"), occupied=0, remote_s=28e-6, remote_share=0.93, staged=False,
+        hooks=True,
     ),
     "deepep_hybrid": Kernel("node", ("deepep normal",), sms=12, remote_s=30e-6, remote_share=0.93),
     "nvlink_one_sided": Kernel("rank", ("NVLinkOneSided",), occupied=0, staged=False, within=True),
@@ -79,7 +84,8 @@ class Exchange:
     """A priced dispatch or combine. transfer: for the engine, one entry a member.
 
     occupied: SMs taken from compute beside it. hbm_bytes: [members] read and written in HBM. interval: factors on the
-    time that hold 80 % of measurements. source: the measured kernel that priced it, or ``defaults``.
+    time that hold 80 % of measurements. source: the measured kernel that priced it, or ``defaults``. packed_bytes: of
+    kernels with hooks, [members] bytes that its sending and its receiving part stream through HBM.
     """
 
     transfer: Transfer
@@ -87,6 +93,7 @@ class Exchange:
     hbm_bytes: np.ndarray
     interval: tuple[float, float]
     source: str
+    packed_bytes: tuple[np.ndarray, np.ndarray] | None = None
 
     def compute_share(self, machine: Machine) -> float:
         """Share of its speed that compute beside the exchange loses: the larger one of SMs and HBM bandwidth."""
@@ -150,7 +157,22 @@ def exchange(
         hbm_bytes=message * (np.ravel(tokens) + sent + landing),
         interval=fit.interval,
         source=" ".join(fit.key.values()) or "defaults",
+        packed_bytes=_packed(phase, np.ravel(tokens) * hidden * BF16, sent, taken, message) if model.hooks else None,
     )
+
+
+def _packed(
+    phase: str, own: np.ndarray, sent: np.ndarray, taken: np.ndarray, message: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Bytes that sending and receiving stream. own: [members] bytes of a rank's own tokens in BF16.
+
+    Dispatch casts each token once and sends it from there; arrived copies are laid out expert by expert. Combine copies
+    each expert's output to its send buffer; a token's copies are read and their sum written (DeepEP,
+    internode_ll.cu).
+    """
+    if phase == "dispatch":
+        return own * 2, 2 * taken * message
+    return 2 * sent * message, taken * message + own
 
 
 def check_kernel(kernel: str, device: Device, crosses: bool) -> None:
@@ -224,3 +246,35 @@ def fit_of(machine: Machine, kernel: Kernel, phase: str, precision: Precision) -
     best = min(order(fit) for fit in known)
     known = [fit for fit in known if order(fit) == best]
     return candidates(tuple(known), {"phase": phase, "dtype": precision.name})[0]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Hooked:
+    """An exchange cut by its hooks.
+
+    send_s, receive_s: [members] seconds in which a rank's SMs pack tokens before and unpack them after the wire.
+    flight: the rest of the exchange, which needs no SM. compute_share: what its HBM traffic takes of compute.
+    """
+
+    send_s: np.ndarray
+    flight: Transfer
+    receive_s: np.ndarray
+    compute_share: float
+
+
+def hooked(machine: Machine, priced: Exchange) -> Hooked | None:
+    """Cut an exchange into send, flight and receive; None where its kernel has no hooks.
+
+    DeepEP's low-latency kernels with ``return_recv_hook`` return once tokens are packed and handed to the NIC; the
+    second half, called when the tokens are needed, unpacks them. Both stream every copy through HBM once (read and
+    write), at the rate of a streaming kernel. Together the three take as long as the exchange in one piece, unless it
+    is shorter than its two kernels.
+    """
+    if priced.packed_bytes is None:
+        return None
+    send, receive = (memory_bound(machine, moved).seconds for moved in priced.packed_bytes)
+    latency = np.maximum(priced.transfer.latency_s - send - receive, 0.0)
+    flight = replace(priced.transfer, latency_s=latency)
+    moved = priced.transfer.sent + priced.transfer.received
+    rate = np.max(moved / np.maximum(flight.alone_s, 1e-12), initial=0.0)
+    return Hooked(send, flight, receive, float(min(rate / machine.device.hbm_bytes_per_s, 0.95)))

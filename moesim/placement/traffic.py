@@ -58,19 +58,23 @@ def layer_traffic(
     level: str,
     node: np.ndarray,
     count: np.ndarray | None = None,
+    slots: np.ndarray | None = None,
 ) -> LayerTraffic:
     """Count one layer.
 
     ids: [token, k] chosen experts. source: [token] rank that holds the token, in rising order. level: one of `LEVELS`.
     node: [rank] server of each rank. count: [token] how many of the k choices hold, None for all: routers that drop or
-    skip tokens, or whose experts choose.
+    skip tokens, or whose experts choose. slots: count only these slots of every rank (a chunk of its experts).
     """
     held = None if count is None else np.arange(ids.shape[1]) < count[:, None]
-    slots = choose_slots(placement, layer, ids, source, node, held)
+    chosen = choose_slots(placement, layer, ids, source, node, held)
+    if slots is not None:
+        here = np.isin(chosen % placement.slots_per_rank, slots)
+        held = here if held is None else held & here
     valid = ... if held is None else held
     ranks = placement.ranks
-    tokens = np.bincount(slots[valid].ravel(), minlength=ranks * placement.slots_per_rank).reshape(ranks, -1)
-    destination = slots // placement.slots_per_rank
+    tokens = np.bincount(chosen[valid].ravel(), minlength=ranks * placement.slots_per_rank).reshape(ranks, -1)
+    destination = chosen // placement.slots_per_rank
     if level == "expert":
         pairs = (source[:, None] * ranks + destination)[valid].ravel()
         copies = np.bincount(pairs, minlength=ranks * ranks).reshape(ranks, ranks)

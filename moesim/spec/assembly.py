@@ -29,6 +29,7 @@ from moesim.spec.offload import OffloadJob, build_offload, earlier_and_later, of
 from moesim.spec.parts import (
     batch_of,
     check_all_to_all,
+    check_overlap,
     check_split,
     cluster_of,
     decoder,
@@ -113,6 +114,7 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
         tell.attempt(lambda: check_all_to_all(scenario, cluster), "network")
     if model and parallelism:
         tell.attempt(lambda: check_split(model, parallelism), "")
+    tell.attempt(lambda: check_overlap(scenario), "")
     experts = model and _experts(model)
     if scenario.offload and model:
         tell.attempt(lambda: _check_offload(scenario, model), "")

@@ -5,10 +5,13 @@ Problems name their field; `moesim.spec.assembly` places them in the file and te
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import numpy as np
 
 from moesim.cost.calibration import machine_for
-from moesim.cost.exchange import check_kernel
+from moesim.cost.exchange import KERNELS, check_kernel
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Hardware
@@ -22,6 +25,8 @@ from moesim.spec.complaints import did_you_mean, one_of
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
 from moesim.workload.deployment import Batch, PrecisionPolicy
+from moesim.workload.micro_batch import CUTS
+from moesim.workload.overlap import MICROBATCHES, OVERLAPS
 
 # Weight formats whose products run on BF16 activations unless the scenario says otherwise.
 _WEIGHT_ONLY = {"mxfp4", "int4", "int8"}
@@ -115,6 +120,53 @@ def precision_of(scenario: Scenario, hardware: Hardware) -> PrecisionPolicy:
 
 def _activations_of(weights: str) -> str:
     return "bf16" if weights in _WEIGHT_ONLY else weights
+
+
+def overlap_of(scenario: Scenario) -> Callable:
+    """The overlap function with the scenario's keys."""
+    return partial(OVERLAPS[scenario.overlap.kind], **scenario.overlap.options())
+
+
+def check_overlap(scenario: Scenario) -> None:
+    """Refuse an overlap that this step cannot have."""
+    overlap, problems = scenario.overlap, []
+    hooks = overlap.kind == "low_latency_hooks" or getattr(overlap, "hooks", False)
+    if hooks and not KERNELS[scenario.network.all_to_all].hooks:
+        fitting = ", ".join(name for name, kernel in KERNELS.items() if kernel.hooks)
+        field = "overlap.kind" if overlap.kind == "low_latency_hooks" else "overlap.hooks"
+        problems.append(
+            Problem(f"{scenario.network.all_to_all} has no hooks; write network.all_to_all: {fitting}", field)
+        )
+    sequences, batches = scenario.workload.sequences_per_rank, MICROBATCHES.get(overlap.kind, 1)
+    if sequences < batches:
+        problems.append(
+            Problem(
+                f"{overlap.kind} cuts a rank's sequences into {batches}; write at least {batches}, not {sequences}",
+                "workload.sequences_per_rank",
+            )
+        )
+    if overlap.kind == "pipelined_chunks":
+        problems += _wrong_chunks(scenario)
+    if problems:
+        raise InvalidInput(problems)
+
+
+def _wrong_chunks(scenario: Scenario) -> list[Problem]:
+    overlap, problems = scenario.overlap, []
+    if overlap.by not in CUTS:
+        problems.append(Problem(f"{overlap.by!r} is unknown; write {' or '.join(CUTS)}", "overlap.by"))
+    slots = getattr(scenario.placement, "slots_per_rank", None)
+    work = scenario.workload
+    tokens = work.sequences_per_rank * getattr(work, "prompt", 1)
+    most = slots if overlap.by == "experts" else tokens
+    if overlap.chunks < 1 or (most and overlap.chunks > most):
+        problems.append(
+            Problem(
+                f"{overlap.by} make at most {most} chunks a rank; write 1 to {most}, not {overlap.chunks}",
+                "overlap.chunks",
+            )
+        )
+    return problems
 
 
 def check_split(model: MoEModel, parallelism: Parallelism) -> None:

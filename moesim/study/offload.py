@@ -19,6 +19,7 @@ from moesim.workload.offload.caches import CACHES
 from moesim.workload.offload.memory import expert_bytes, offloaded_footprint
 from moesim.workload.offload.plan import Plan
 from moesim.workload.offload.program import expert_seconds, join, offloaded, stalls
+from moesim.workload.overlap import per_block
 
 
 def simulate_offload(assembly: Assembly, plan: Plan | None = None) -> tuple[Step, Timeline]:
@@ -29,7 +30,7 @@ def simulate_offload(assembly: Assembly, plan: Plan | None = None) -> tuple[Step
     job, deployment = assembly.offload, assembly.deployment
     plan = plan or job.plan
     seconds = expert_seconds(deployment, plan, entering=int(assembly.batch.tokens.sum()))
-    overlaps = [offloaded(deployment, plan, seconds, step) for step in range(len(job.routes))]
+    overlaps = [per_block(offloaded(deployment, plan, seconds, step)) for step in range(len(job.routes))]
     steps = inference_steps(deployment, assembly.batch, job.routes, overlaps)
     program = join([step.program for step in steps])
     rates = FIDELITIES[deployment.fidelity].rates

@@ -14,11 +14,11 @@ from moesim.errors import InvalidInput
 from moesim.network.fidelity import FIDELITIES
 from moesim.spec.assembly import Assembly, assemble, read_scenario
 from moesim.spec.loading import Document
+from moesim.spec.parts import overlap_of
 from moesim.study.metrics import per_step, rounded, step_metrics
 from moesim.study.offload import offload_metrics, offload_needs, simulate_offload
 from moesim.workload.footprint import Footprint, check_fits, footprint, largest_batch
 from moesim.workload.inference import Step, inference_step
-from moesim.workload.overlap import OVERLAPS
 
 SCHEMA_VERSION = 1
 
@@ -85,7 +85,7 @@ def _simulated(assembly: Assembly) -> tuple[Step, Timeline, Footprint]:
     if assembly.offload is not None:
         step, timeline = simulate_offload(assembly)
         return step, timeline, offload_needs(assembly, step)
-    overlap = OVERLAPS[assembly.scenario.overlap.kind]
+    overlap = overlap_of(assembly.scenario)
     step = inference_step(assembly.deployment, assembly.batch, assembly.routes, overlap)
     needs = footprint(assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve)
     check_fits(needs)

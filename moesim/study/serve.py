@@ -23,12 +23,12 @@ from moesim.serving.simulated import SimulatedSteps
 from moesim.serving.stack import Constants, StackSteps, kernel_counts
 from moesim.serving.steps import StepCost
 from moesim.spec.assembly import Assembly
+from moesim.spec.parts import overlap_of
 from moesim.spec.serving_constants import Fitted, load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, assemble_serving
 from moesim.study.metrics import rounded
 from moesim.study.run import SCHEMA_VERSION, scenario_hash
 from moesim.workload.footprint import kv_bytes
-from moesim.workload.overlap import OVERLAPS
 
 PERCENTILES = (50, 90, 95, 99)
 
@@ -119,7 +119,7 @@ def _step_cost(assembly: ServingAssembly, placed: Assembly, constants: Constants
     return SimulatedSteps(
         deployment,
         placed.routes,
-        overlap=OVERLAPS[placed.scenario.overlap.kind],
+        overlap=overlap_of(placed.scenario),
         rates=FIDELITIES[deployment.fidelity].rates,
         counts=counts,
         constants=constants,

@@ -8,6 +8,7 @@ import numpy as np
 
 from moesim.engine.program import Op, Program
 from moesim.network.transfer import Transfer
+from moesim.workload.parts import Piece
 
 
 @dataclass(slots=True, eq=False)
@@ -40,6 +41,12 @@ class Emitter:
     def message(self, kind: str, transfer: Transfer, after: tuple[int, ...] = ()) -> int:
         """A message to or from another program. Each has a stream of its own: sends do not wait for each other."""
         return self._add(Op(kind, kind, -1, f"{kind} {len(self.ops)}", after=after, transfer=transfer))
+
+    def piece(self, piece: Piece, layer: int, after: tuple[int, ...] = ()) -> int:
+        """A priced part of a layer, on the stream where it belongs."""
+        if piece.transfer is None:
+            return self.compute(piece.kind, layer, piece.seconds, after)
+        return self.communicate(piece.kind, layer, piece.transfer, after, piece.compute_share)
 
     def program(self) -> Program:
         """What was written."""

@@ -22,8 +22,8 @@ from moesim.hardware.precision import PRECISIONS, Precision
 from moesim.model.architecture import Layer
 from moesim.network.transfer import Transfer
 from moesim.workload.deployment import Batch, Deployment
-from moesim.workload.emitter import Emitter
 from moesim.workload.local import Work
+from moesim.workload.parts import Piece
 
 
 class Exchange:
@@ -60,25 +60,24 @@ class Exchange:
         """Tokens that a rank routes when its attention-DP rank has `tokens`."""
         return -(-tokens // self._parallelism.tp) if self.sharded else tokens
 
-    def after_attention(self, emit: Emitter, index: int, layer: Layer, after: tuple[int, ...]) -> tuple[int, ...]:
+    def after_attention(self, layer: Layer) -> tuple[Piece, ...]:
         """Add up the partial outputs of tensor-parallel attention."""
         if layer.attention is None or self._parallelism.tp == 1:
-            return after
-        if self.sharded and layer.experts is not None:
-            return self._tensor_parallel(emit, "reduce_scatter", index, after)
-        return self._tensor_parallel(emit, "all_reduce", index, after)
+            return ()
+        scattered = self.sharded and layer.experts is not None
+        return self._tensor_parallel("reduce_scatter" if scattered else "all_reduce")
 
-    def all_reduce(self, emit: Emitter, index: int, after: tuple[int, ...]) -> tuple[int, ...]:
+    def all_reduce(self) -> tuple[Piece, ...]:
         """Add up partial outputs inside every tensor-parallel group."""
-        return after if self._parallelism.tp == 1 else self._tensor_parallel(emit, "all_reduce", index, after)
+        return () if self._parallelism.tp == 1 else self._tensor_parallel("all_reduce")
 
-    def after_moe(self, emit: Emitter, index: int, after: tuple[int, ...]) -> tuple[int, ...]:
+    def after_moe(self) -> tuple[Piece, ...]:
         """Bring the output of a MoE block to every rank that goes on with it."""
         if self.sharded:
-            return self._tensor_parallel(emit, "all_gather", index, after)
+            return self._tensor_parallel("all_gather")
         if self._parallelism.attention_dp == 1 and self._parallelism.devices > 1:
-            return self._tensor_parallel(emit, "all_reduce", index, after)
-        return after
+            return self._tensor_parallel("all_reduce")
+        return ()
 
     def dispatch_and_combine(
         self, copies: np.ndarray, experts: int
@@ -111,7 +110,7 @@ class Exchange:
             fidelity=deployment.fidelity,
         )
 
-    def _tensor_parallel(self, emit: Emitter, kind: str, index: int, after: tuple[int, ...]) -> tuple[int, ...]:
+    def _tensor_parallel(self, kind: str) -> tuple[Piece, ...]:
         """One collective of all tensor-parallel groups at once over their hidden states in BF16."""
         if kind not in self._built:
             deployment = self._deployment
@@ -123,4 +122,4 @@ class Exchange:
         transfer = self._built[kind]
         low, high = library(self._deployment.machine, kind).interval
         self._count(Work(kind, transfer.alone_s, transfer.alone_s * low, transfer.alone_s * high))
-        return (emit.communicate(kind, index, transfer, after),)
+        return (Piece(kind, transfer=transfer),)

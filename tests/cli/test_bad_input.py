@@ -133,3 +133,20 @@ def test_set_wants_a_field_and_a_value(moesim):
     code, _, err = moesim("run", "quickstart", "--set", "workload.contxt=1")
     assert code == 2
     assert "did you mean" in err
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"overlap": "{kind: low_latency_hooks}"}, "overlap.kind: nccl has no hooks; write network.all_to_all"),
+        ({"overlap": "{kind: two_batch, hooks: true}"}, "overlap.hooks: nccl has no hooks"),
+        ({"overlap": "{kind: two_batch}", "workload.sequences_per_rank": 1}, "workload.sequences_per_rank: two_batch"),
+        ({"overlap": "{kind: pipelined_chunks, chunks: 2}"}, "overlap.chunks: experts make at most 1"),
+        ({"overlap": "{kind: pipelined_chunks, by: layers}"}, "overlap.by: 'layers' is unknown; write experts or"),
+    ],
+)
+def test_an_overlap_that_cannot_be(moesim, changes, said):
+    sets = [part for field, value in changes.items() for part in ("--set", f"{field}={value}")]
+    code, _, err = moesim("run", "mixtral-8x7b-h100", *sets)
+    assert code == 2
+    assert said in err

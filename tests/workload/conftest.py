@@ -34,6 +34,17 @@ network: {{all_to_all: {kernel}}}
 @pytest.fixture
 def scenario(tmp_path):
     """Assemble a scenario of a tiny model (3 MoE layers, 16 experts top-2) on H100s."""
+    return builder(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def shared_scenario(tmp_path_factory):
+    """As `scenario`, with one folder for all examples of a property."""
+    return builder(tmp_path_factory.mktemp("scenario"))
+
+
+def builder(tmp_path):
+    """Write the tiny model and its trace to a folder; hand on what assembles scenarios there."""
     rng = np.random.default_rng(0)
     ids = np.argsort(rng.random((2048, 3, 16)) - np.linspace(0, 0.5, 16), axis=2)[:, :, :2].astype(np.uint8)
     trace = RouterTrace(

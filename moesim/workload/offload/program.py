@@ -23,7 +23,7 @@ from moesim.engine.timeline import Track
 from moesim.workload.deployment import Deployment
 from moesim.workload.emitter import Emitter
 from moesim.workload.offload.plan import Plan
-from moesim.workload.overlap import MoEBlock
+from moesim.workload.parts import MoEBlock
 
 WAITING = "experts"  # kind of the operations that may wait for copies
 
@@ -65,29 +65,31 @@ def expert_seconds(deployment: Deployment, plan: Plan, entering: int) -> ExpertS
 
 
 def offloaded(deployment: Deployment, plan: Plan, seconds: ExpertSeconds, step: int) -> Callable:
-    """An overlap function (`moesim.workload.overlap`) for the MoE blocks of one step, in the order of the layers."""
+    """What emits the MoE blocks of one step, in the order of the layers; `moesim.workload.overlap.per_block` makes an
+    overlap of it."""
     here = deployment.parallelism.ep_index
     order = {layer: row for row, layer in enumerate(deployment.model.moe_layers)}
     ahead: dict[int, tuple[int, ...]] = {}  # copies under way for a MoE layer
 
     def emit_block(emit: Emitter, block: MoEBlock, after: tuple[int, ...]) -> tuple[int, ...]:
         row = order[block.layer]
-        after = (emit.compute("router", block.layer, block.router, after),)
-        if block.dispatch is not None:
-            after = (emit.communicate("dispatch", block.layer, block.dispatch, after, block.dispatch_share),)
+        (chunk,) = block.chunks
+        after = (emit.piece(block.router, block.layer, after),)
+        if chunk.dispatch is not None:
+            after = (emit.piece(chunk.dispatch.whole, block.layer, after),)
         copies = ahead.pop(row, ()) if plan.covered[step, row].any() else ()  # nobody waits for wrong guesses
         copies += _copy(emit, "fetch", block.layer, plan.fetch_s[step, row, here], after)
         if row + 1 < len(order):
             following = deployment.model.moe_layers[row + 1]
             ahead[row + 1] = _copy(emit, "prefetch", following, plan.prefetch_s[step, row + 1, here], after)
         if block.shared is not None:
-            emit.compute("shared_expert", block.layer, block.shared)
+            emit.piece(block.shared, block.layer)
         if seconds.resident[step, row].any():
             after = (emit.compute(WAITING, block.layer, seconds.resident[step, row], after),)
         if copies or seconds.copied[step, row].any():
             after = (emit.compute(WAITING, block.layer, seconds.copied[step, row], (*after, *copies)),)
-        if block.combine is not None:
-            after = (emit.communicate("combine", block.layer, block.combine, after, block.combine_share),)
+        if chunk.combine is not None:
+            after = (emit.piece(chunk.combine.whole, block.layer, after),)
         return after
 
     return emit_block

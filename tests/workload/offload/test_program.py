@@ -11,7 +11,7 @@ from moesim.workload.offload.caches import Residency
 from moesim.workload.offload.plan import Plan
 from moesim.workload.offload.program import ExpertSeconds, join, offloaded, stalls
 from moesim.workload.offload.tiers import fill_tiers
-from moesim.workload.overlap import MoEBlock
+from moesim.workload.parts import Chunk, MoEBlock, Piece
 
 
 class TwoLayers:
@@ -22,6 +22,12 @@ class TwoLayers:
 
     class parallelism:
         ep_index = np.array([0])
+
+
+def block_of(layer):
+    """A MoE block of 1 s router, no shared expert, nothing to send."""
+    chunk = Chunk(None, Piece("experts", np.array([9.0])), None)
+    return MoEBlock(layer, Piece("router", np.array([1.0])), None, (chunk,))
 
 
 def step(missing, ahead, fetch_s=5.0, prefetch_s=5.0):
@@ -47,8 +53,7 @@ def step(missing, ahead, fetch_s=5.0, prefetch_s=5.0):
     after = ()
     for layer in (0, 1):
         after = (emit.compute("attention", layer, np.array([1.0]), after),)
-        block = MoEBlock(layer, np.array([1.0]), None, np.array([9.0]), None, None)
-        after = emit_block(emit, block, after)
+        after = emit_block(emit, block_of(layer), after)
     emit.compute("head", -1, np.array([1.0]), after)
     return emit.program(), plan
 
@@ -95,7 +100,7 @@ def test_a_wrong_guess_delays_the_next_fetch():
     emit, after = Emitter(np.array([0])), ()
     for layer in (0, 1):
         after = (emit.compute("attention", layer, np.array([1.0]), after),)
-        after = emit_block(emit, MoEBlock(layer, np.array([1.0]), None, np.array([9.0]), None, None), after)
+        after = emit_block(emit, block_of(layer), after)
     track, _ = run(emit.program())
     # wrong copy 2-9, fetch 9-14; the resident expert ends at 8
     assert stalls(track).sum() == pytest.approx(6)
