@@ -13,6 +13,7 @@ from moesim.cli.catalogue import models, profiles
 from moesim.cli.compare_routers import compare_routers
 from moesim.cli.offload import offload
 from moesim.cli.pareto import pareto
+from moesim.cli.resilience import resilience
 from moesim.cli.run import run
 from moesim.cli.schema import schema
 from moesim.cli.serve import serve
@@ -37,6 +38,7 @@ for command in (
     offload,
     serve,
     pareto,
+    resilience,
     sweep,
     profiles,
     models,

@@ -78,9 +78,10 @@ class Assembly:
         return words
 
 
-def read_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Document:
-    """The document of a shipped scenario or a file. changes: ``field=value`` texts, values in YAML."""
-    document = read(library.find("scenario", name_or_path))
+def read_scenario(name_or_path: str, changes: Iterable[str] = (), beside: str | None = None) -> Document:
+    """The document of a shipped scenario or a file. changes: ``field=value`` texts, values in YAML. beside: the file
+    that names it."""
+    document = read(library.find("scenario", name_or_path, beside=beside))
     for change in changes:
         field, equals, text = change.partition("=")
         if not equals or not field.strip():

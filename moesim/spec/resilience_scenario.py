@@ -35,8 +35,11 @@ class SimulatedStep(Spec):
 
 
 class Failing(Spec):
-    """Units that fail alike. mtbf: of one unit. repair: until it is back. devices: that one takes along, of switches and
-    power domains. slowdown: the step takes so many times as long meanwhile, instead of stopping (links, stragglers)."""
+    """Units that fail alike.
+
+    mtbf: of one unit. repair: until it is back. devices: that one takes along, of switches and power domains.
+    slowdown: the step takes so many times as long meanwhile, instead of stopping (links, stragglers).
+    """
 
     mtbf: Seconds
     repair: Seconds
@@ -45,8 +48,8 @@ class Failing(Spec):
 
 
 class Failures(Spec):
-    """What can fail. detection: from a failure until the job knows. log: a CSV with columns hours, scope, unit of
-    recorded failures, beside the random ones."""
+    """What can fail. detection: from a failure until the job knows. log: a CSV file with columns hours and scope of
+    recorded failures, which happen beside the random ones; each scope in it is stated here too."""
 
     detection: Seconds
     device: Failing | None = None
@@ -120,8 +123,8 @@ class Checkpoint(Spec):
     ``delta`` (sharded, without the experts that no token chose since). interval: of work between two, or ``daly``, or
     ``best`` (the one with the largest simulated goodput). size: of the whole state; a training scenario says it itself.
     bandwidth: of the storage. node_bandwidth: of one node's way there. asynchronous: the job stands only while devices
-    copy to host memory, and writes in the background. keep: checkpoints kept at once, in `storage`. snapshot: seconds of
-    that copy, where no training scenario says what a device holds.
+    copy to host memory, and writes in the background. keep: checkpoints kept at once, in `storage`. snapshot: seconds
+    of that copy, where no profile says how fast it goes.
     """
 
     kind: Literal["full", "sharded", "delta"] = "sharded"
@@ -134,12 +137,17 @@ class Checkpoint(Spec):
     storage: Bytes
     keep: Count = 2
 
+    def rate(self, nodes: int) -> float:
+        """Bytes/s that so many nodes read or write together."""
+        return min(self.bandwidth, nodes * self.node_bandwidth)
+
 
 class TrainingRun(Spec):
     """A training run over weeks. See docs/resilience.md for a tour of the keys.
 
     step: what is repeated. duration: wall time to simulate, or tokens: work to be done. spares: nodes at hand.
-    measured_loss: of reroute and drop, where the step is not an inference scenario that the engine can measure it on.
+    slowdown_without_rank: of the step under reroute and drop, where the engine cannot measure it on a decode or prefill
+    scenario. dropped_without_rank: share of token-expert pairs that drop then drops.
     seeds: runs, each with its own failures.
     """
 
@@ -151,6 +159,7 @@ class TrainingRun(Spec):
     recovery: Recovery
     spares: Annotated[int, Field(ge=0)] = 0
     slowdown_without_rank: Slowdown | None = None
+    dropped_without_rank: Annotated[float, Field(ge=0, le=1)] | None = None
     checkpoint: Checkpoint
     seeds: Count = 32
     seed: Annotated[int, Field(ge=0)] = 0
