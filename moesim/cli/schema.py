@@ -10,7 +10,9 @@ from moesim.cli.output import print_json
 
 
 def schema(
-    kind: Annotated[str, typer.Argument(help="scenario, training, serving, profile, model or sweep.")] = "scenario",
+    kind: Annotated[
+        str, typer.Argument(help="scenario, training, serving, resilience, profile, model or sweep.")
+    ] = "scenario",
 ) -> None:
     """Print the JSON Schema of a kind of YAML file, for editors that complete keys."""
     from moesim.spec.schema import json_schema

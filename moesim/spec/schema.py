@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moesim.errors import InvalidInput
 
-KINDS = ("scenario", "training", "serving", "profile", "model", "sweep")
+KINDS = ("scenario", "training", "serving", "profile", "model", "sweep", "resilience")
 
 
 def json_schema(kind: str) -> dict:
@@ -15,6 +15,8 @@ def json_schema(kind: str) -> dict:
         from moesim.spec.training_scenario import TrainingScenario as Schema
     elif kind == "serving":
         from moesim.spec.serving_scenario import ServingScenario as Schema
+    elif kind == "resilience":
+        from moesim.spec.resilience_scenario import TrainingRun as Schema
     elif kind == "profile":
         from moesim.spec.profile import Profile as Schema
     elif kind == "model":

@@ -13,6 +13,7 @@ import moesim
 from moesim.errors import InvalidInput, Problem
 from moesim.spec.assembly import assemble
 from moesim.spec.loading import Document, Spec, read
+from moesim.spec.resilience_scenario import TrainingRun
 from moesim.spec.scenario import Scenario
 from moesim.spec.serving_scenario import ServingScenario, serving_assembly
 from moesim.study.run import run_assembly
@@ -42,6 +43,12 @@ def _run_step(document: Document, changes: tuple[str, ...]) -> Outcome:
     return run_assembly(document, assemble(document), changes)
 
 
+def _run_weeks(document: Document, changes: tuple[str, ...]) -> Outcome:
+    from moesim.study.resilience import runs_of
+
+    return runs_of(document)
+
+
 def _run_serving(document: Document, changes: tuple[str, ...]) -> Outcome:
     from moesim.study.serve import serve
 
@@ -63,6 +70,13 @@ KINDS: dict[str, ScenarioKind] = {
         _run_serving,
         ("ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "output_tokens_per_s_per_device", "cached_share"),
         "output_tokens_per_s_per_device",
+    ),
+    "failures": ScenarioKind(
+        "training run",
+        TrainingRun,
+        _run_weeks,
+        ("goodput.mean", "goodput.p10", "availability.mean", "lost_device_hours.mean", "tokens_per_s.mean"),
+        "goodput.mean",
     ),
 }
 

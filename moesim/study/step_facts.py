@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesim.errors import InvalidInput, Problem
+from moesim.errors import InvalidInput
 from moesim.hardware.fabrics.build import build_cluster
 from moesim.hardware.precision import PRECISIONS
 from moesim.hardware.topology import Cluster
@@ -64,7 +64,13 @@ def step_facts(step: SimulatedStep | StatedStep, document: Document) -> StepFact
     """Simulate the step once, or take what is stated. Raises InvalidInput and Infeasible as the step's scenario does."""
     if isinstance(step, StatedStep):
         return StepFacts(
-            step.time, step.time, step.time, step.tokens, step.devices, min(step.node, step.devices), "step time as stated"
+            step.time,
+            step.time,
+            step.time,
+            step.tokens,
+            step.devices,
+            min(step.node, step.devices),
+            "step time as stated",
         )
     try:
         inner = read_scenario(step.scenario, step.set, beside=document.file)
@@ -79,7 +85,9 @@ def step_facts(step: SimulatedStep | StatedStep, document: Document) -> StepFact
     cluster = build_cluster(hardware, scenario.cluster.devices, **scenario.cluster.options.choices())
     model = load_model(scenario.model, beside=inner.file)
     seconds = metrics["step_time_s"]
-    state, share, replica = _state(scenario, model) if isinstance(scenario, TrainingScenario) else (math.nan, math.nan, 0)
+    state, share, replica = (
+        _state(scenario, model) if isinstance(scenario, TrainingScenario) else (math.nan, math.nan, 0)
+    )
     return StepFacts(
         seconds,
         metrics["step_time_low_s"],
