@@ -69,6 +69,8 @@ def _print(metrics: dict) -> None:
     if hbm["largest_batch"] is not None:
         say(f"              fits up to {hbm['largest_batch']} sequences per data-parallel rank")
     _print_hot_spots(metrics)
+    if "speculative" in metrics:
+        _print_speculative(metrics["speculative"])
     if "offload" in metrics:
         from moesim.cli.offload import print_offload
 
@@ -80,6 +82,16 @@ def _print(metrics: dict) -> None:
     say()
     for name, text in metrics["provenance"].items():
         say(f"{name}: {text}")
+
+
+def _print_speculative(found: dict) -> None:
+    from moesim.units import format_seconds
+
+    drafted = f"{found['draft_tokens']} drafted in {format_seconds(found['draft_s'])}"
+    say(
+        f"speculative   {found['accepted_tokens']:.2f} tokens a sequence and step: {drafted}, checked in "
+        f"{format_seconds(found['check_s'])}, each kept with {found['acceptance']:.0%}"
+    )
 
 
 def _print_links(result) -> None:

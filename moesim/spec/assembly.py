@@ -20,6 +20,7 @@ from moesim.routing.latent import Geometry
 from moesim.routing.load import expert_load
 from moesim.routing.relabel import block_labels, relabel_ids, relabel_load
 from moesim.routing.replay import Routes, check_geometry, replay, split
+from moesim.routing.runs import in_one_step
 from moesim.routing.synthesis import balanced_routes
 from moesim.routing.trace import RouterTrace
 from moesim.spec import library
@@ -42,6 +43,7 @@ from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
 from moesim.workload.deployment import Batch, Deployment, PrecisionPolicy
 from moesim.workload.footprint import check_fits, footprint
+from moesim.workload.speculative import Draft, speculative_footprint
 
 # Share of a trace's sequences that a load-aware placement learns from; the rest is replayed.
 _LEARNED_SHARE = 0.5
@@ -50,7 +52,10 @@ _SYNTHETIC_TOKENS = (8192, 65536)  # least and most tokens of a synthetic trace
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Assembly:
-    """A scenario ready to run. routes: of the (first) step; None for a dense model. offload: steps that it replays."""
+    """A scenario ready to run. routes: of the (first) step; None for a dense model. offload: steps that it replays.
+
+    draft: what proposes tokens that a decode step checks.
+    """
 
     name: str
     title: str
@@ -60,6 +65,7 @@ class Assembly:
     trace: RouterTrace | None
     routes: Routes | None
     offload: OffloadJob | None = None
+    draft: Draft | None = None
 
     def provenance(self) -> dict[str, str]:
         """Where the inputs come from, in words."""
@@ -143,9 +149,11 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
         fidelity=scenario.network.fidelity,
         instances=scenario.parallelism.instances,
     )
+    draft = tell.now(lambda: _draft(scenario, deployment, document), "workload.speculative")
     # What cannot fit whatever is routed is said before a token is.
     if scenario.offload is None:
-        check_fits(footprint(deployment, batch, received=0, reserve=scenario.memory.reserve))
+        needs = footprint(deployment, batch, received=0, reserve=scenario.memory.reserve)
+        check_fits(needs if draft is None else speculative_footprint(needs, draft, batch))
     if experts:
         routes = tell.now(lambda: draw_routes(scenario, site, replayed, batch, placement), "routing")
     offload = None
@@ -161,7 +169,7 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
             "offload",
         )  # fmt: skip
     name = Path(document.file).name.removesuffix(".yaml")
-    return Assembly(name, _title(scenario, model, hardware), scenario, deployment, batch, trace, routes, offload)
+    return Assembly(name, _title(scenario, model, hardware), scenario, deployment, batch, trace, routes, offload, draft)
 
 
 def _wrong_degrees(document: Document) -> tuple[Problem, ...]:
@@ -256,10 +264,26 @@ def site_of(
     return Site(model, geometry, cluster, network, parallelism, labels, kernel, wire, scenario.seed)
 
 
+def _draft(scenario: Scenario, deployment: Deployment, document: Document) -> Draft | None:
+    """What drafts tokens; None where each step computes one."""
+    speculative = getattr(scenario.workload, "speculative", None)
+    if speculative is None:
+        return None
+    draft = speculative.build(deployment, document.file)
+    if draft.deployment is not None:
+        try:
+            check_split(draft.deployment.model, deployment.parallelism)
+        except InvalidInput as error:
+            raise InvalidInput([replace(problem, field="draft.model") for problem in error.problems]) from None
+    return draft
+
+
 def _check_offload(scenario: Scenario, model: MoEModel) -> None:
     kind, instances = scenario.workload.kind, scenario.parallelism.instances
+    speculative = getattr(scenario.workload, "speculative", None) is not None
+    choice = scenario.placement.replica_choice
     if problems := offload_problems(
-        kind, scenario.routing.kind, instances, bool(model.moe_layers), scenario.placement.replica_choice
+        kind, scenario.routing.kind, instances, bool(model.moe_layers), choice, speculative
     ):
         raise InvalidInput(problems)
 
@@ -289,19 +313,25 @@ def draw_routes(
     """
     geometry = site.geometry
     tokens = np.tile(batch.tokens, scenario.parallelism.instances)
-    rng = np.random.default_rng(scenario.seed)
     if scenario.routing.kind == "balanced":  # exactly so in this step, not only over the trace
-        return balanced_routes(geometry, tokens_per_rank=tokens, rng=rng)
-    routes = replay(
-        trace,
-        moe_layers=geometry.layers,
-        experts=geometry.experts,
-        top_k=geometry.top_k,
-        ranks=tokens.size,
-        tokens_per_rank=tokens,
-        phase=batch.phase,
-        rng=rng,
-        step=step,
+        return balanced_routes(geometry, tokens_per_rank=tokens, rng=np.random.default_rng(scenario.seed))
+    # Each new token of a decoded sequence is one step of the trace on.
+    runs = batch.new_tokens if batch.phase == "decode" else 1
+    routes = in_one_step(
+        [
+            replay(
+                trace,
+                moe_layers=geometry.layers,
+                experts=geometry.experts,
+                top_k=geometry.top_k,
+                ranks=tokens.size,
+                tokens_per_rank=tokens // runs,
+                phase=batch.phase,
+                rng=np.random.default_rng(scenario.seed),
+                step=step * runs + run,
+            )
+            for run in range(runs)
+        ]
     )
     routes = replace(routes, ids=relabel_ids(routes.ids, site.labels))
     return arrange(scenario.placement, site, trace, batch, routes, placement, scenario.parallelism.instances)

@@ -79,7 +79,7 @@ def earlier_and_later(trace: RouterTrace) -> tuple[RouterTrace, RouterTrace]:
 
 
 def offload_problems(
-    workload: str, routing: str, instances: int, has_experts: bool, replica_choice: str
+    workload: str, routing: str, instances: int, has_experts: bool, replica_choice: str, speculative: bool
 ) -> list[Problem]:
     """Why a scenario cannot offload; fields from the root of the file."""
     wrong = []
@@ -87,6 +87,8 @@ def offload_problems(
         wrong.append(Problem("the model has no routed experts to offload; drop this block", "offload"))
     if workload != "decode":
         wrong.append(Problem("offloading replays decode steps; write 'decode'", "workload.kind"))
+    if speculative:
+        wrong.append(Problem("offloading replays one token a step; drop this block", "workload.speculative"))
     if routing == "balanced":
         wrong.append(Problem("balanced routing has no order in time to cache; replay a trace", "routing.kind"))
     if replica_choice != "round_robin":

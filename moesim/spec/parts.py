@@ -193,4 +193,6 @@ def batch_of(scenario: Scenario, parallelism: Parallelism) -> Batch:
     """What one step of one instance processes."""
     work = scenario.workload
     sequences = np.full(parallelism.attention_dp, work.sequences_per_rank)
-    return Batch(work.kind, sequences, getattr(work, "prompt", 1), work.context)
+    speculative = getattr(work, "speculative", None)
+    new_tokens = 1 + speculative.draft_tokens if speculative else getattr(work, "prompt", 1)
+    return Batch(work.kind, sequences, new_tokens, work.context)

@@ -15,6 +15,7 @@ from moesim.spec.loading import Spec
 from moesim.spec.offload import Offload
 from moesim.spec.placement_options import PlacementOptions
 from moesim.spec.routing import Routing
+from moesim.spec.speculative import Speculative
 from moesim.workload.overlap import OVERLAPS
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -59,11 +60,12 @@ class Precision(Spec):
 
 
 class Decode(Spec):
-    """One decode step: every sequence gets one token. context: tokens cached for each before the step."""
+    """One decode step: every sequence gets one token, or several by drafts. context: tokens cached for each before."""
 
     kind: Literal["decode"]
     sequences_per_rank: Count
     context: Count
+    speculative: Speculative | None = None
 
 
 class Prefill(Spec):

@@ -17,8 +17,10 @@ from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
 from moesim.study.metrics import per_step, rounded, step_metrics
 from moesim.study.offload import offload_metrics, offload_needs, simulate_offload
+from moesim.study.speculative import speculative_metrics
 from moesim.workload.footprint import Footprint, check_fits, footprint, largest_batch
 from moesim.workload.inference import Step, inference_step
+from moesim.workload.speculative import speculative_footprint, speculative_step
 
 SCHEMA_VERSION = 1
 
@@ -49,12 +51,14 @@ def run_assembly(document: Document, assembly: Assembly, changes: tuple[str, ...
     Raises Infeasible when the step does not fit in HBM, and InvalidInput when the network cannot carry it.
     """
     try:
-        step, timeline, needs = _simulated(assembly)
+        step, timeline, needs, drafting = _simulated(assembly)
     except InvalidInput as error:
         raise document.locate(error, "cluster") from None
     found = step_metrics(assembly.deployment, assembly.batch, step, timeline)
     if assembly.offload is not None:
         found = per_step(found, assembly.scenario.offload.steps) | {"offload": offload_metrics(assembly, timeline)}
+    if assembly.draft is not None:
+        found = speculative_metrics(found, assembly.draft, step, timeline, drafting)
     metrics = {
         "schema_version": SCHEMA_VERSION,
         "moesim_version": moesim.__version__,
@@ -80,17 +84,24 @@ def run_assembly(document: Document, assembly: Assembly, changes: tuple[str, ...
     return Result(assembly, step, timeline, rounded(metrics))
 
 
-def _simulated(assembly: Assembly) -> tuple[Step, Timeline, Footprint]:
-    """The step, or the steps that offloading replays, what happened in them, and the HBM that they need."""
+def _simulated(assembly: Assembly) -> tuple[Step, Timeline, Footprint, int]:
+    """The step, or the steps that offloading replays, what happened in them, and the HBM that they need; and how many
+    of the operations draft tokens."""
     if assembly.offload is not None:
         step, timeline = simulate_offload(assembly)
-        return step, timeline, offload_needs(assembly, step)
+        return step, timeline, offload_needs(assembly, step), 0
+    drafting = 0
     overlap = overlap_of(assembly.scenario)
-    step = inference_step(assembly.deployment, assembly.batch, assembly.routes, overlap)
+    if assembly.draft is None:
+        step = inference_step(assembly.deployment, assembly.batch, assembly.routes, overlap)
+    else:
+        step, drafting = speculative_step(assembly.deployment, assembly.draft, assembly.batch, assembly.routes, overlap)
     needs = footprint(assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve)
+    if assembly.draft is not None:
+        needs = speculative_footprint(needs, assembly.draft, assembly.batch)
     check_fits(needs)
     rates = FIDELITIES[assembly.scenario.network.fidelity].rates
-    return step, simulate([step.program], rates, assembly.deployment.network.capacity), needs
+    return step, simulate([step.program], rates, assembly.deployment.network.capacity), needs, drafting
 
 
 def scenario_hash(document: Document) -> str:

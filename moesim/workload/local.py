@@ -91,6 +91,11 @@ def router_work(deployment: Deployment, layer: Layer, tokens: np.ndarray) -> lis
     return [work("router", [_norm(deployment, tokens), logits, scores])]
 
 
+def head_tokens(batch: Batch, sequences: np.ndarray) -> np.ndarray:
+    """Tokens that need the vocabulary: the last of each prompt, all in decode (drafted ones are checked)."""
+    return sequences * (batch.new_tokens if batch.phase == "decode" else 1)
+
+
 def head_work(deployment: Deployment, sequences: np.ndarray) -> Work:
     """Final norm, the product with the vocabulary for each sequence's last token, and sampling (one pass, FP32)."""
     product = shapes.head(deployment.model, deployment.parallelism.tp)[0]
@@ -121,7 +126,9 @@ def _gqa(deployment: Deployment, attention: Attention, batch: Batch, sequences: 
     heads = {"heads": attention.heads // tp, "kv_heads": max(1, attention.kv_heads // tp), "kv": kv}
     heads |= {"head_dim": attention.head_dim, "window": attention.window}
     if batch.phase == "decode":
-        return gqa_decode(deployment.machine, batch=sequences, context=batch.context + 1, **heads)
+        # Several new tokens of a sequence read the cache once: kernels pack their queries like heads of one KV head.
+        heads["heads"] *= batch.new_tokens
+        return gqa_decode(deployment.machine, batch=sequences, context=batch.context + batch.new_tokens, **heads)
     return gqa_prefill(deployment.machine, batch=sequences, new_tokens=batch.new_tokens, context=batch.context, **heads)
 
 
@@ -129,12 +136,13 @@ def _mla(deployment: Deployment, attention: Attention, batch: Batch, sequences: 
     heads = attention.heads // deployment.parallelism.tp
     if batch.phase == "decode":
         # Sparse attention (DeepSeek-V3.2) reads only the tokens that its indexer keeps.
-        context = min(batch.context + 1, attention.indexer_top_k or batch.context + 1)
+        longest = batch.context + batch.new_tokens
+        context = min(longest, attention.indexer_top_k or longest)
         return mla_decode(
             deployment.machine,
             batch=sequences,
             context=context,
-            heads=heads,
+            heads=heads * batch.new_tokens,
             kv_lora_rank=attention.kv_lora_rank,
             rope_dim=attention.qk_rope_head_dim,
             kv=kv,

@@ -52,8 +52,8 @@ class MicroBatch:
         return tuple(parts)
 
     def head(self) -> Piece:
-        """The head on the last token of every sequence."""
-        work = local.head_work(self.deployment, self.pricing.sequences)
+        """The head on the last token of every prompt, or on all new tokens of decoded sequences."""
+        work = local.head_work(self.deployment, local.head_tokens(self.batch, self.pricing.sequences))
         return Piece("head", self.pricing.on_ranks(work))
 
     def _layer(self, index: int, layer: Layer, block: MoEBlock | None) -> LayerParts:
