@@ -6,7 +6,7 @@ MOESIM := $(BIN)/moesim
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: run test capture bench reports lint clean
+.PHONY: run test baseline capture bench reports lint clean
 
 run: .venv/ready
 	$(MOESIM) run quickstart --out out/quickstart
@@ -16,6 +16,11 @@ test: .venv/ready-lab
 	$(BIN)/ruff check moesim tests benchmarks
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest -n 2 tests
+
+# After an intended change of a model: what moved, then record it. Look at the difference before committing it.
+baseline: .venv/ready
+	-$(MOESIM) check moesim/data/baseline.yaml
+	$(MOESIM) check moesim/data/baseline.yaml --update
 
 capture: .venv/ready-lab
 	$(MOESIM) capture --shipped moesim/routing/captures

@@ -10,6 +10,7 @@ from moesim import __version__
 from moesim.cli.calibrate import calibrate
 from moesim.cli.capture import capture
 from moesim.cli.catalogue import models, profiles
+from moesim.cli.check import check
 from moesim.cli.compare_routers import compare_routers
 from moesim.cli.offload import offload
 from moesim.cli.pareto import pareto
@@ -48,6 +49,7 @@ for command in (
     compare_routers,
     calibrate,
     validate,
+    check,
     fit_serving,
     schema,
 ):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from moesim.errors import InvalidInput
 
-KINDS = ("scenario", "training", "serving", "profile", "model", "sweep", "resilience")
+KINDS = ("scenario", "training", "serving", "profile", "model", "sweep", "resilience", "baseline")
 
 
 def json_schema(kind: str) -> dict:
@@ -23,6 +23,8 @@ def json_schema(kind: str) -> dict:
         from moesim.spec.model_file import ModelFile as Schema
     elif kind == "sweep":
         from moesim.spec.sweep_file import SweepFile as Schema
+    elif kind == "baseline":
+        from moesim.spec.baseline_file import BaselineFile as Schema
     else:
         raise InvalidInput(f"there is no schema of {kind!r}; write one of {', '.join(KINDS)}")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Schema.model_json_schema()}

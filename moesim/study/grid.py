@@ -13,14 +13,15 @@ from moesim.spec import library
 from moesim.spec.assembly import plain_value, read_scenario
 from moesim.spec.loading import Document, parse, read
 from moesim.spec.sweep_file import SweepFile
-from moesim.study.scenarios import content_hash, kind_of
+from moesim.study.inputs import Inputs
+from moesim.study.scenarios import kind_of
 
 Axes = Sequence[Mapping[str, Sequence[object]]]
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A scenario of the grid. values: of the varied fields. key: `content_hash`, by which its result is kept."""
+    """A scenario of the grid. values: of the varied fields. key: `Inputs.content_hash`, by which its result is kept."""
 
     document: Document
     values: Mapping[str, object]
@@ -102,7 +103,7 @@ def _grid(base: Document, over: Axes, source: Document | None) -> Grid:
     _check_axes(axes, places)
     found: dict[tuple[str, str], Problem] = {}
     points: dict[str, Point] = {}
-    schema = kind_of(base).schema
+    schema, inputs = kind_of(base).schema, Inputs()
     for steps in itertools.product(*(_steps(axis) for axis in axes)):
         values = {field: value for step in steps for field, value in step.items()}
         document = base
@@ -115,7 +116,7 @@ def _grid(base: Document, over: Axes, source: Document | None) -> Grid:
                 placed = _placed(problem, places)
                 found.setdefault((placed.field, placed.message), placed)
         if not found:
-            point = Point(document, values, content_hash(document))
+            point = Point(document, values, inputs.content_hash(document))
             points.setdefault(point.key, point)
     if found:
         raise InvalidInput(found.values())

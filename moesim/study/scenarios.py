@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
-import moesim
-from moesim.errors import InvalidInput, Problem
+from moesim.errors import Infeasible, InvalidInput, Problem
 from moesim.spec.assembly import assemble
-from moesim.spec.loading import Document, Spec, read
+from moesim.spec.loading import Document, Spec
 from moesim.spec.resilience_scenario import TrainingRun
 from moesim.spec.scenario import Scenario
 from moesim.spec.serving_scenario import ServingScenario, serving_assembly
 from moesim.study.run import run_assembly
-
-_FILES = (".yaml", ".yml", ".json", ".safetensors", ".csv", ".jsonl", ".parquet")
 
 
 class Outcome(Protocol):
@@ -98,34 +92,30 @@ def run_document(document: Document, changes: tuple[str, ...] = ()) -> Outcome:
     return kind_of(document).run(document, changes)
 
 
-def content_hash(document: Document) -> str:
-    """16 hexadecimal digits that stand for everything a run's result depends on: the scenario's data, the version of
-    moesim, and the content of the user's own files that it names (profiles, models, traces; what they name too)."""
-    files = {name: hashlib.sha256(path.read_bytes()).hexdigest() for name, path in _named_files(document, set())}
-    whole = {"data": document.data, "moesim": moesim.__version__, "files": files}
-    canonical = json.dumps(whole, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What came of a run. status: ok, infeasible, invalid, failed; reason: why it is not ok; metrics: empty then."""
+
+    status: str
+    reason: str
+    metrics: dict[str, object]
 
 
-def _named_files(document: Document, seen: set[Path]) -> Iterator[tuple[str, Path]]:
-    for text in _texts(document.data):
-        if not text.endswith(_FILES):
-            continue  # a shipped name: the version stands for it
-        found = next((p for p in (Path(text), Path(document.file).parent / text) if p.is_file()), None)
-        if found is None or found.resolve() in seen:
-            continue
-        seen.add(found.resolve())
-        yield text, found
-        if found.suffix in (".yaml", ".yml"):
-            yield from _named_files(read(found), seen)
+def attempt(document: Document, changes: tuple[str, ...] = ()) -> Attempt:
+    """`run_document` for studies of many runs, where one that goes wrong is a result too."""
+    try:
+        return Attempt("ok", "", run_document(document, changes).metrics)
+    except Infeasible as error:
+        return Attempt("infeasible", str(error), {})
+    except InvalidInput as error:
+        return Attempt("invalid", str(error), {})
+    except Exception as error:
+        return Attempt("failed", f"{type(error).__name__}: {error}", {})
 
 
-def _texts(data: object) -> Iterator[str]:
-    if isinstance(data, str):
-        yield data
-    elif isinstance(data, dict):
-        for value in data.values():
-            yield from _texts(value)
-    elif isinstance(data, list):
-        for value in data:
-            yield from _texts(value)
+def figure(metrics: Mapping[str, object], name: str) -> float | None:
+    """A number of the metrics by its dotted name, e.g. ``ttft_s.p99``; None where there is none."""
+    value: object = metrics
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, Mapping) else None
+    return value if isinstance(value, (int, float)) and not isinstance(value, bool) else None

@@ -1,8 +1,8 @@
 """Sweeps: every scenario of a grid, each result kept as soon as it is there, so that a stopped sweep goes on.
 
 The results lie in a folder, one Parquet file a run, named by the hash of everything that the run depends on
-(`moesim.study.scenarios.content_hash`) and put in place whole. Only the process that sweeps writes them: workers of a
-cluster need neither the folder nor a shared disk. Whatever is there is not run again, whoever put it there: the same
+(`moesim.study.inputs.Inputs.content_hash`) and put in place whole. Only the process that sweeps writes them: workers of
+a cluster need neither the folder nor a shared disk. Whatever is there is not run again, whoever put it there: the same
 sweep before it was stopped, a shard of it, or another sweep with some scenarios in common.
 """
 
@@ -17,10 +17,10 @@ from pathlib import Path
 import pandas as pd
 
 import moesim
-from moesim.errors import Infeasible, InvalidInput, Problem
+from moesim.errors import InvalidInput, Problem
 from moesim.study.files import whole_file
 from moesim.study.grid import Axes, Grid, Point, as_text, read_grid
-from moesim.study.scenarios import run_document
+from moesim.study.scenarios import Attempt, attempt
 from moesim.study.schedulers import Executor, WorkerDied, executor
 
 STATUSES = ("ok", "infeasible", "invalid", "failed", "missing")
@@ -121,23 +121,7 @@ def read_run(folder: Path, key: str) -> dict[str, object] | None:
 
 def run_point(point: Point) -> tuple[str, dict[str, object]]:
     """(key, result) of one scenario. A run that goes wrong has a status and a reason instead of metrics."""
-    metrics: dict[str, object] = {}
-    try:
-        metrics = run_document(point.document, point.changes).metrics
-        status, reason = "ok", ""
-    except Infeasible as error:
-        status, reason = "infeasible", str(error)
-    except InvalidInput as error:
-        status, reason = "invalid", str(error)
-    except Exception as error:  # one broken run must not take the sweep with it
-        status, reason = "failed", f"{type(error).__name__}: {error}"
-    return point.key, {
-        "status": status,
-        "reason": reason,
-        "moesim_version": moesim.__version__,
-        "changes": ", ".join(point.changes),
-        "metrics": json.dumps(metrics, ensure_ascii=False, allow_nan=False),
-    }
+    return point.key, _result(point, attempt(point.document, point.changes))
 
 
 def _compute(
@@ -188,7 +172,7 @@ def _answers(execute: Executor, points: Sequence[Point]) -> Iterator[tuple[str, 
                     yield key, result
         for key in lost:
             point = pending.pop(key)
-            yield key, _lost(point)
+            yield key, _result(point, Attempt("failed", _DIED, {}))
 
 
 def _survived(execute: Executor, point: Point) -> Iterator[tuple[str, dict[str, object]]]:
@@ -198,13 +182,13 @@ def _survived(execute: Executor, point: Point) -> Iterator[tuple[str, dict[str, 
         return
 
 
-def _lost(point: Point) -> dict[str, object]:
+def _result(point: Point, found: Attempt) -> dict[str, object]:
     return {
-        "status": "failed",
-        "reason": _DIED,
+        "status": found.status,
+        "reason": found.reason,
         "moesim_version": moesim.__version__,
         "changes": ", ".join(point.changes),
-        "metrics": "{}",
+        "metrics": json.dumps(found.metrics, ensure_ascii=False, allow_nan=False),
     }
 
 

@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from moesim.errors import InvalidInput
+from moesim.study import scenarios
 from moesim.study import sweep as sweeping
 from moesim.study.grid import read_grid
 from moesim.study.schedulers import WorkerDied, executor
@@ -24,13 +25,13 @@ CONTEXTS = {"workload.context": [256, 512, 1024, 2048]}
 def counted(monkeypatch):
     """Every scenario that this process runs."""
     ran = []
-    run = sweeping.run_document
+    run = scenarios.run_document
 
     def counting(document, changes):
         ran.append(changes)
         return run(document, changes)
 
-    monkeypatch.setattr(sweeping, "run_document", counting)
+    monkeypatch.setattr(scenarios, "run_document", counting)
     return ran
 
 
@@ -83,7 +84,7 @@ def test_broken_and_failed_results_are_run_again(tmp_path, counted, monkeypatch)
         raise ZeroDivisionError("a fault")
 
     with monkeypatch.context() as patch:
-        patch.setattr(sweeping, "run_document", fault)
+        patch.setattr(scenarios, "run_document", fault)
         failed = sweep(SCENARIO, {"seed": [1, 2]}, folder=tmp_path, jobs=1)
     assert failed["status"].tolist() == ["failed", "failed"]
     assert failed["reason"][0] == "ZeroDivisionError: a fault"
