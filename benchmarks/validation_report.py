@@ -20,7 +20,7 @@ from moesim.errors import InvalidInput
 from moesim.report.validation_page import SIBLINGS, write_validation
 from moesim.spec import library
 from moesim.spec.profile import load_profile
-from moesim.study.calibrate import calibrate, calibration_block, write_calibration
+from moesim.study.calibrate import calibrate, calibration_block, launch_of, write_calibration
 from moesim.study.tables import read_table
 
 SOURCE = "measured by NVIDIA, published with AIConfigurator 0.12.0 (Apache-2.0)"
@@ -52,9 +52,10 @@ def _fitted(file: Path, cache: Path) -> list[pd.DataFrame]:
                 print(f"{file.stem} {hardware}: {error}")
                 continue
             path = library.find("hardware", hardware)
-            old = load_profile(hardware).calibration
-            block = calibration_block(old, calibration.fits, source=SOURCE, date=date.today().isoformat())
-            write_calibration(path, block, load_profile)
+            old = load_profile(hardware)
+            launch, today = launch_of(old, calibration.fits), date.today().isoformat()
+            block = calibration_block(old.calibration, calibration.fits, source=SOURCE, date=today, launch=launch)
+            write_calibration(path, block, load_profile, launch)
             calibration.rows.to_parquet(kept)
             print(f"{file.stem} {hardware}: {len(calibration.summary)} kernels", *calibration.skipped, sep="\n  ")
         found.append(pd.read_parquet(kept))

@@ -48,8 +48,9 @@ def calibrate(
         from datetime import date
 
         origin = source or ", ".join(table.name for table in tables)
-        block = study.calibration_block(profile.calibration, found.fits, source=origin, date=date.today().isoformat())
-        study.write_calibration(path, block, load_profile)
+        launch, today = study.launch_of(profile, found.fits), date.today().isoformat()
+        block = study.calibration_block(profile.calibration, found.fits, source=origin, date=today, launch=launch)
+        study.write_calibration(path, block, load_profile, launch)
         note(f"wrote the calibration block of {path}")
     for problem in found.skipped:
         note(f"skipped: {problem}")

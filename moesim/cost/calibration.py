@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from difflib import SequenceMatcher
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy as np
 from moesim.cost.dtypes import dtype_distance
 from moesim.cost.estimate import Cost
 from moesim.cost.fitting import Family, Fit, Prediction, Rows, borrowed, default_fit, family_on, predict
+from moesim.cost.launch import on_host, replayed, stack_of, with_host
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
@@ -43,20 +44,33 @@ def _fits_of(
     block = hardware.calibration
     if not block or block == "none":
         return {}, "defaults"
-    own = {family: tuple(fit_from_entry(family, e) for e in block[family]) for family in block if family not in _NOTES}
+    launch, name = hardware.host.launch_s, hardware.name
+    own = {
+        family: tuple(with_host(fit_from_entry(family, e), e.get("host", {}), launch, name) for e in block[family])
+        for family in block
+        if family not in _NOTES
+    }
     like = block.get("like")
     if like is None:
         return own, "measured"
     if like in seen or like == hardware.name:
         raise InvalidInput(f"calibration of {hardware.name}: like {like} leads back to itself; name a measured profile")
-    sibling, _ = _fits_of(lookup(str(like)), lookup, (*seen, hardware.name))
-    lent = {family: tuple(borrowed(fit) for fit in fits) for family, fits in sibling.items()}
+    lent = lend(lookup(str(like)), hardware, lookup, (*seen, hardware.name))
     return lent | own, "measured" if own else f"like {like}" if lent else "defaults"
 
 
+def lend(
+    sibling: Hardware, hardware: Hardware, lookup: Callable[[str], Hardware], seen: tuple[str, ...] = ()
+) -> dict[str, tuple[Fit, ...]]:
+    """The sibling's fits for another hardware: on its device and its host, with wider intervals."""
+    fits, _ = _fits_of(sibling, lookup, seen)
+    hosts = sibling.host.launch_s, hardware.host.launch_s
+    return {family: tuple(borrowed(on_host(fit, *hosts)) for fit in some) for family, some in fits.items()}
+
+
 def fit_from_entry(family: str, entry: Mapping[str, object]) -> Fit:
-    """A `Fit` from one entry of the profile; the inverse of `entry_from_fit`."""
-    known = {"parameters", "choices", "points", "shapes", "error", "held_out", "interval", "range"}
+    """A `Fit` from one entry of the profile; the inverse of `entry_from_fit`, without the host's part."""
+    known = {"parameters", "choices", "points", "shapes", "error", "held_out", "interval", "range", "host"}
     return Fit(
         family=family,
         key={name: str(value) for name, value in entry.items() if name not in known},
@@ -71,11 +85,17 @@ def fit_from_entry(family: str, entry: Mapping[str, object]) -> Fit:
     )
 
 
-def entry_from_fit(fit: Fit) -> dict[str, object]:
-    """One fit as plain values, four significant digits, in the order that people read it."""
+def entry_from_fit(fit: Fit, launch: Mapping[str, float] | None = None) -> dict[str, object]:
+    """One fit as plain values, four significant digits, in the order that people read it.
+
+    launch: seconds of an operator by stack, in which the entry counts the host's part (`moesim.cost.launch`).
+    """
+    device = {name: value - fit.host_s.get(name, 0.0) for name, value in fit.parameters.items()}
+    calls = {name: _digits(seconds / launch[stack_of(fit)]) for name, seconds in fit.host_s.items()}
     return {
         **fit.key,
-        "parameters": {name: _digits(value) for name, value in fit.parameters.items()},
+        "parameters": {name: _digits(value) for name, value in device.items()},
+        **({"host": calls} if calls else {}),
         "choices": {name: list(c) if isinstance(c, tuple) else c for name, c in fit.choices.items()},
         "points": fit.points,
         "shapes": fit.shapes,
@@ -158,7 +178,7 @@ def answer(machine: Machine, family: Family, rows: Rows, wanted: Mapping[str, st
     fits = candidates(machine.fits.get(family.name, ()), wanted) or (default_fit(family),)
     for fit in fits:
         _check_complete(family, fit)
-    fits = tuple(map(_replayed(machine, family), fits))
+    fits = tuple(replayed(fit, family) for fit in fits) if machine.graphs else fits
     predictions = [predict(family, machine.device, rows, fit) for fit in fits]
     which = np.argmin([prediction.outside for prediction in predictions], axis=0)
     costs = [_cost(fit, prediction) for fit, prediction in zip(fits, predictions, strict=True)]
@@ -192,18 +212,6 @@ def _check_complete(family: Family, fit: Fit) -> None:
         raise InvalidInput(
             f"calibration of {name} ({family.name}) lacks {', '.join(missing)}; run moesim calibrate again"
         )
-
-
-def _replayed(machine: Machine, family: Family) -> Callable[[Fit], Fit]:
-    """Under graphs the host launches nothing: a host-bound kernel keeps its slopes, and gets the default fixed time."""
-
-    def replayed(fit: Fit) -> Fit:
-        if not (machine.graphs and fit.choices.get("host_bound")):
-            return fit
-        fixed = min(fit.parameters["t0"], family.parameters["t0"].start)
-        return replace(fit, choices={**fit.choices, "host_bound": False}, parameters={**fit.parameters, "t0": fixed})
-
-    return replayed
 
 
 def _cost(fit: Fit, prediction: Prediction) -> Cost:

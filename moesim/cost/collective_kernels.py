@@ -12,7 +12,7 @@ steps, and NV is the device's scale-up rate (bytes/s, one way). The faster of tw
 
 All-to-all has its own e_low and e_bulk and one step: it is sends and receives, not a ring. The operations of one
 library share every other number, so that what an all-gather showed also prices a reduce-scatter. t_h belongs to the
-host.
+host (`moesim.cost.launch`).
 
 Source: the protocols are NCCL's LL and Simple (NCCL documentation and src/graph/tuning.cc) and one- and two-shot of
 vLLM's and TensorRT-LLM's custom all-reduce; NVLS counting after NVIDIA's SHARP; fitted to times measured by NVIDIA,
@@ -161,4 +161,5 @@ COLLECTIVE = Family(
     choices={"small": ("ring", "one_shot", "shots"), "host_bound": (False, True)},
     group=("hardware", "software", "kernel"),
     variants={"cpu": cpu.COLLECTIVE},
+    host={"t_h": 0.0},
 )

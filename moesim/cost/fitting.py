@@ -21,6 +21,7 @@ How to write one (`moesim.cost.gemm` is the example):
    these parameters (the fastest tile of each row); ``predict`` then uses these columns instead of searching. The
    derivative of a minimum is the derivative at its argument, so the Jacobian needs no search: ten times faster.
 7. Optional ``starts(key) -> {parameter: start}``: generic values that differ by kind of kernel, known from its key.
+8. Optional ``host``: ``{parameter: seconds}`` of it that are the device's; the rest is the host's where it launches.
 
 Fits minimise a soft-L1 loss of log(prediction / measurement), because measured tables hold isolated rows several times
 too slow (failed kernel choices), which squares would chase.
@@ -96,6 +97,7 @@ class Family:
     select: Callable[[Device, Rows, Mapping[str, float], Mapping[str, object]], Rows] | None = None
     variants: Mapping[str, Variant] = field(default_factory=dict)  # Device.kind -> its own equation
     starts: Callable[[Mapping[str, str]], Mapping[str, float]] | None = None
+    host: Mapping[str, float] = field(default_factory=dict)  # see `moesim.cost.launch`
 
 
 def family_on(family: Family, device: Device) -> Family:
@@ -104,7 +106,7 @@ def family_on(family: Family, device: Device) -> Family:
     if variant is None:
         return family
     own = {"predict": variant.predict, "parameters": variant.parameters}
-    return replace(family, **own, choices={}, select=None, variants={}, starts=None)
+    return replace(family, **own, choices={}, select=None, variants={}, starts=None, host={})
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +116,7 @@ class Fit:
     key: the group columns without hardware (software, kernel, dtype …), empty for stated defaults. interval: factors on
     the prediction that hold ``COVERAGE`` of held-out measurements. range: calibrated (smallest, largest) of numeric
     columns. error: median and P90 absolute percentage error as fractions, on held-out shapes where ``held_out``, else
-    in sample.
+    in sample. host_s: seconds of each parameter that are the host's launches, where it launches (`moesim.cost.launch`).
     """
 
     family: str
@@ -127,6 +129,7 @@ class Fit:
     held_out: bool = False
     interval: tuple[float, float] = UNCALIBRATED
     range: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    host_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -244,7 +247,10 @@ def with_held_out(fitted: Fit, held_out: np.ndarray, seconds: np.ndarray) -> Fit
 
 
 def borrowed(fitted: Fit) -> Fit:
-    """A sibling's fit for another device: relative efficiencies and fixed times stay, the interval widens."""
+    """A sibling's fit for another device: relative efficiencies and fixed times stay, the interval widens.
+
+    Its host's launches stay too: `moesim.cost.launch.on_host` swaps them.
+    """
     return _widened(fitted, BORROWED)
 
 

@@ -40,6 +40,7 @@ from moesim.cost.calibration import estimate
 from moesim.cost.dtypes import formats, peak, table_dtype
 from moesim.cost.estimate import Cost
 from moesim.cost.fitting import Family, Parameter, Rows
+from moesim.cost.launch import KERNEL_S
 from moesim.cost.machine import Machine
 from moesim.hardware.device import Device
 from moesim.hardware.precision import Precision
@@ -237,4 +238,5 @@ GEMM = Family(
     },
     select=select,
     variants={"cpu": cpu.PRODUCT},
+    host={"t0": 4e-6, "t_u": KERNEL_S, "t_h": 0.0},
 )

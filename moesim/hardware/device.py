@@ -30,11 +30,15 @@ class Device:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """Host memory per device and the link to it (per direction): bytes, bytes/s, bytes/s."""
+    """Host memory per device and the link to it (per direction): bytes, bytes/s, bytes/s.
+
+    launch_s: by software stack, seconds that one eager operator takes to launch from Python (`moesim.cost.launch`).
+    """
 
     memory_bytes: float | None
     memory_bytes_per_s: float | None
     link_bytes_per_s: float | None
+    launch_s: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

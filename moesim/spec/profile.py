@@ -34,11 +34,15 @@ class DeviceSpec(Spec):
 
 
 class HostSpec(Spec):
-    """Host memory per device and one device's link to it, one way."""
+    """Host memory per device and one device's link to it, one way.
+
+    launch: by software stack, the time that one eager operator takes; calibrations count a kernel's launches in it.
+    """
 
     memory: Bytes | None = None
     bandwidth: BytesPerSecond | None = None
     link: BytesPerSecond | None = None
+    launch: dict[str, Seconds] = Field(default_factory=dict)
 
 
 class MemoryTierSpec(Spec):
@@ -106,7 +110,7 @@ class Profile(Spec):
                 cache_bytes=device.cache,
                 scale_up_bytes_per_s=scale_up_rate(topology),
             ),
-            host=Host(self.host.memory, self.host.bandwidth, self.host.link),
+            host=Host(self.host.memory, self.host.bandwidth, self.host.link, self.host.launch),
             memory_tiers=tuple(tier.tier(tier_name) for tier_name, tier in self.memory_tiers.items()),
             topology=topology,
             watts=self.power.chip,

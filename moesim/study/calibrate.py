@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,7 @@ from moesim.cost.fitting import (
     predict,
     with_held_out,
 )
+from moesim.cost.launch import host_part, operator_seconds
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Device, Hardware
 from moesim.study.tables import families_of, table_kind, unusable
@@ -88,6 +89,7 @@ def calibrate(
             skipped.append(Problem(str(error), file=name))
             continue
         fitted = with_held_out(fitted, held_out, data[family.measured])
+        fitted = replace(fitted, host_s=host_part(family, fitted))
         after = predict(family, hardware.device, data, fitted).seconds
         fits.setdefault(family.name, []).append(fitted)
         rows.append(part.assign(family=family.name, before_s=before, after_s=after, held_out_s=held_out))
@@ -160,14 +162,22 @@ def _summary(fitted: Fit, before: np.ndarray, seconds: np.ndarray) -> dict[str, 
 
 
 def calibration_block(
-    old: Mapping[str, object], fits: Mapping[str, Sequence[Fit]], *, source: str, date: str
+    old: Mapping[str, object],
+    fits: Mapping[str, Sequence[Fit]],
+    *,
+    source: str,
+    date: str,
+    launch: Mapping[str, float] | None = None,
 ) -> dict[str, object]:
-    """The ``calibration:`` block with new fits in it; fits of other kernels, and a ``like``, stay."""
+    """The ``calibration:`` block with new fits in it; fits of other kernels, and a ``like``, stay.
+
+    launch: seconds of an eager operator by stack, in which the host's part of fits is counted; as `launch_of` says.
+    """
     block: dict[str, object] = {"source": source, "date": date}
     if "like" in old:
         block["like"] = old["like"]
     for family in FAMILIES.values():
-        new = [entry_from_fit(fit) for fit in fits.get(family.name, ())]
+        new = [entry_from_fit(fit, launch) for fit in fits.get(family.name, ())]
         replaced = [_identity(entry) for entry in new]
         kept = [entry for entry in old.get(family.name, ()) if _identity(entry) not in replaced]
         if kept or new:
@@ -175,20 +185,31 @@ def calibration_block(
     return block
 
 
+def launch_of(hardware: Hardware, fits: Mapping[str, Sequence[Fit]]) -> dict[str, float]:
+    """Seconds of an eager operator by stack: what the profile states, and what new fits show of other stacks."""
+    return operator_seconds((fit for some in fits.values() for fit in some), hardware.host.launch_s)
+
+
 def _identity(entry: Mapping[str, object]) -> tuple[str, ...]:
     return tuple(str(entry.get(c, "")) for c in ("software", "kernel", "phase", "dtype", "kv_cache_dtype"))
 
 
-def write_calibration(path: str | Path, block: Mapping[str, object], check: Callable[[Path], object]) -> None:
+def write_calibration(
+    path: str | Path,
+    block: Mapping[str, object],
+    check: Callable[[Path], object],
+    launch: Mapping[str, float] | None = None,
+) -> None:
     """Replace the ``calibration:`` block of a profile; everything else, comments included, stays as it was.
 
-    check: reads the new file before it takes the old one's place; if it raises, the profile is untouched.
+    launch: becomes ``host.launch`` where the profile states none. check: reads the new file before it takes the old
+    one's place; if it raises, the profile is untouched.
     """
     path = Path(path)
     text = path.read_text(encoding="utf-8")
     new = path.with_name(f".{path.stem}.new.yaml")
     try:
-        new.write_text(_spliced(text, block), encoding="utf-8")
+        new.write_text(_with_launch(_spliced(text, block), launch or {}), encoding="utf-8")
         check(new)
         os.replace(new, path)
     finally:
@@ -207,6 +228,22 @@ def _spliced(text: str, block: Mapping[str, object]) -> str:
     if found is None:
         return text.rstrip("\n") + "\n" + "".join(lines)
     return text[: found.start()] + "".join(lines) + text[found.end() :]
+
+
+def _with_launch(text: str, launch: Mapping[str, float]) -> str:
+    """The profile with ``host.launch``; a host of one line is left as it is where it states launches already."""
+    host = (yaml.load(text, yaml.CSafeLoader) or {}).get("host") or {}
+    if not set(launch) - set(host.get("launch", {})):
+        return text
+    figures = ", ".join(f"{stack}: {seconds * 1e6:.4g} us" for stack, seconds in launch.items())
+    line = f"  launch: {{{figures}}}\n"
+    block = re.search(r"^host:[ \t]*(?:#.*)?\n", text, flags=re.MULTILINE)
+    if block is None:  # no host, or one in flow style
+        others = "".join(f"  {name}: {_flow(value)}\n" for name, value in host.items() if name != "launch")
+        text = re.sub(r"^host:.*\n", "", text, flags=re.MULTILINE)
+        return re.sub(r"^calibration:", f"host:\n{others}{line}calibration:", text, count=1, flags=re.MULTILINE)
+    text = re.sub(r"^  launch:.*\n", "", text, flags=re.MULTILINE)
+    return text[: block.end()] + line + text[block.end() :]
 
 
 def _flow(value: object) -> str:

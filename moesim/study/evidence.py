@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 
-from moesim.cost.calibration import answer, machine_for
+from moesim.cost.calibration import answer, lend
 from moesim.cost.families import FAMILIES
-from moesim.cost.fitting import Family, Rows, borrowed, conformal_interval, groups_of, shape_folds
+from moesim.cost.fitting import Family, Rows, conformal_interval, groups_of, shape_folds
 from moesim.cost.machine import Machine
 from moesim.hardware.device import Hardware
 
@@ -26,8 +26,7 @@ def judged(rows: pd.DataFrame, lookup: Callable[[str], Hardware], siblings: Mapp
     parts = []
     for (name, family_name), some in rows.groupby(["hardware", "family"]):
         device, family = lookup(name).device, FAMILIES[family_name]
-        sibling = machine_for(lookup(siblings[name]), None, lookup).fits if name in siblings else {}
-        fits = {family_name: tuple(borrowed(fit) for fit in sibling.get(family_name, ()))}
+        fits = lend(lookup(siblings[name]), lookup(name), lookup) if name in siblings else {}
         borrower = Machine(device, None, fits, "like", graphs=False)
         for key, positions in groups_of(family, some):
             part = some.iloc[positions]

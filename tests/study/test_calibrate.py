@@ -101,3 +101,18 @@ def test_bad_tables_are_named(spoil, message):
     with pytest.raises(InvalidInput, match=message) as error:
         calibrate({"mine.csv": spoil(table(60))}, TOY, lambda name: TOY)
     assert "mine.csv" in str(error.value)
+
+
+@pytest.mark.parametrize("host", ["", "host:  # mine\n  memory: 1 GB  # of mine\n", "host: {memory: 1 GB}\n"])
+def test_a_hosts_launch_is_written_where_there_is_none(tmp_path, host):
+    path = tmp_path / "toy.yaml"
+    path.write_text(PROFILE.replace("calibration:", f"{host}calibration:", 1))
+    write_calibration(path, {"source": "s"}, lambda file: None, {"stack": 21e-6})
+    written = yaml.safe_load(path.read_text())
+    assert written["host"]["launch"] == {"stack": "21 us"}
+    assert written["host"].get("memory") == ("1 GB" if host else None)
+    before = path.read_text()
+    write_calibration(path, {"source": "s"}, lambda file: None, {"stack": 50e-6})
+    assert path.read_text() == before
+    write_calibration(path, {"source": "s"}, lambda file: None, {"stack": 21e-6, "other": 9e-6})
+    assert yaml.safe_load(path.read_text())["host"]["launch"] == {"stack": "21 us", "other": "9 us"}
