@@ -10,6 +10,7 @@ import typer
 
 import moesim
 from moesim.cli.output import note, print_json, print_table, records, say
+from moesim.cli.validate_published import validate_published
 from moesim.cli.validate_serving import validate_serving
 from moesim.errors import InvalidInput
 
@@ -19,7 +20,8 @@ SERVING = {"input_len", "output_len", "concurrency"}
 
 def validate(
     files: Annotated[
-        list[Path] | None, typer.Argument(help="Parquet or CSV tables; without, a shipped sample.")
+        list[Path] | None,
+        typer.Argument(help="Parquet or CSV tables, YAML lists of published figures; without, a shipped sample."),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the tables with predictions: a file, or a folder for several.")
@@ -52,8 +54,11 @@ def validate(
         raise InvalidInput(f"several tables need a folder, not a file: --out {out.with_suffix('')}")
     reports = []
     for path in paths:
+        if path.suffix in (".yaml", ".yml"):
+            validate_published(path, out=_target(path, paths, out), json=json)
+            continue
         table = read_table(path)
-        target = None if out is None else out if len(paths) == 1 and out.suffix else out / f"{path.stem}.parquet"
+        target = _target(path, paths, out)
         if set(table.columns) >= SERVING:
             validate_serving(path, out=target, by=tuple(by or ()), json=json)
             continue
@@ -70,6 +75,11 @@ def validate(
         say(str(path))
         _print(table)
         say()
+
+
+def _target(path: Path, paths: list[Path], out: Path | None) -> Path | None:
+    """Where the predictions of one of some tables go."""
+    return None if out is None else out if len(paths) == 1 and out.suffix else out / f"{path.stem}.parquet"
 
 
 def _write(table, path: Path) -> None:

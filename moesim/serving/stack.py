@@ -172,6 +172,30 @@ class StackSteps:
         seconds += c.fixed + c.sequence * sequences + counts.layers / 60 * c.prompt
         return seconds * self._slowdown
 
+    def by_kind(self, rows: dict[str, np.ndarray]) -> dict[str, float]:
+        """Seconds of the recorded steps of a server by kind of work, at their mean step; rows: `journal.Journal.table`.
+
+        Where steps only decode: dense, experts, attention, communication, sequences (what the host spends on each) and
+        host (its other overheads). Steps with prompts: prompts.
+        """
+        c, counts, steps = self._c, self._counts, rows["steps"]
+        work = ("sequences", "total", "context", "prefill_tokens", "prefill_total", "attended", "prompts")
+        parts = self._tables.parts(*(rows[name] for name in work))
+        sequences, prompts = rows["sequences"], rows["prompts"] > 0
+        tokens = rows["total"] + rows["prefill_total"]
+        whole = combine(parts, counts, c, sequences, rows["prefill_tokens"], tokens)
+        decode = {
+            "dense": c.dense * parts["dense"] + parts["head"],
+            "experts": c.expert_bytes * parts["expert_bytes"] + c.expert_flops * parts["expert_flops"],
+            "attention": c.attention * parts["attention"],
+            "communication": c.communication * parts["communication"],
+            "sequences": c.sequence * sequences,
+        }
+        weight = steps * self._slowdown
+        found = {kind: float((seconds * weight * ~prompts).sum()) for kind, seconds in decode.items()}
+        found["host"] = float(((whole - sum(decode.values())) * weight * ~prompts).sum())
+        return found | {"prompts": float((whole * weight * prompts).sum())}
+
     def _decode_line(self, sequences: int, total: int) -> _Line:
         """Seconds over the mean context for one batch size."""
         contexts = CONTEXTS.astype(float)

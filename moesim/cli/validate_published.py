@@ -1,0 +1,68 @@
+"""``moesim validate`` of published figures: a YAML list of them, or a folder of scenarios that expect one each."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from moesim.cli.output import Progress, note, print_json, print_table, records, say
+from moesim.cli.validate_serving import cache_folder
+
+
+def validate_published(path: Path, *, out: Path | None, json: bool) -> None:
+    """Predict every entry of a list of published figures, write the table to `out`, say how good predictions are.
+
+    Resumable: outcomes of finished scenarios stay in the user's cache folder.
+    """
+    from moesim.study.entries.entry import read_entries
+    from moesim.study.entries.outcome import Runner
+    from moesim.study.entries.predict import CONVERTED_KINDS, converted_share, predict_table
+    from moesim.study.entries.score import statistics
+
+    entries, table = read_entries(path)
+    show = Progress()
+    runner = Runner(cache_folder())
+    predicted = predict_table(entries, table, runner, progress=lambda done, total: show("entries", done, total))
+    if out is not None:
+        _write(predicted, out)
+    judged = predicted[predicted["kind"].isin(CONVERTED_KINDS)]
+    errors = statistics(judged)
+    share = converted_share(predicted)
+    if json:
+        data = {"schema_version": 1, "file": str(path), "entries": len(predicted), "converted_share": round(share, 4)}
+        print_json(data | {"errors": records(errors)})
+        return
+    say(str(path))
+    _print(errors)
+    say()
+    say(f"converted {share:.1%} of {len(judged)} inference and training entries ({len(predicted)} entries in all)")
+
+
+def _write(table, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    table.to_csv(partial, index=False) if path.suffix == ".csv" else table.to_parquet(partial)
+    os.replace(partial, path)
+    note(f"wrote {path}")
+
+
+def _print(errors) -> None:
+    numbers = ("entries", "predicted", "median_ape", "p90_ape", "bias", "spearman", "coverage")
+    labels = [name for name in errors.columns if name not in numbers]
+    rows = (
+        (*(_short(row[name]) for name in labels), *(_number(name, row[name]) for name in numbers))
+        for row in errors.to_dict("records")
+    )
+    print_table(rows, header=(*labels, *numbers), right=range(len(labels), len(labels) + len(numbers)))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def _number(name: str, value: float) -> str:
+    if value != value:
+        return ""
+    if name in ("entries", "predicted"):
+        return f"{int(value)}"
+    return f"{value:.2f}" if name == "spearman" else f"{value:+.1%}" if name == "bias" else f"{value:.1%}"

@@ -1,0 +1,224 @@
+"""What a server of a published inference figure looks like: degrees, formats and placement, stated or assumed.
+
+Rules that hold for all entries alike, where a text does not say:
+
+- one server: attention data parallelism where the text speaks of wide EP, DEP or attention DP, else tensor parallelism;
+- FP4 checkpoints: experts alone for MLA models (nvidia/DeepSeek-R1-FP4), all matrices for others
+  (nvidia/Qwen3-235B-A22B-FP4); models released in MXFP4 stay in it;
+- FP8: 128x128 blocks; KV cache in FP8 on chips with FP4 units unless all is BF16, else BF16;
+- chips without the format's matrix units multiply in BF16;
+- as many redundant experts as make every rank's slots whole (256 experts on 72 ranks: 288 slots), at least 32 where
+  the text speaks of a load balancer (EPLB).
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+
+from moesim.errors import InvalidInput
+from moesim.hardware.device import Hardware
+from moesim.hardware.precision import PRECISIONS, matmul_peak
+from moesim.model.architecture import MoEModel, require_shapes
+from moesim.spec.model_file import load_model
+from moesim.spec.profile import load_profile
+from moesim.study.entries import words
+from moesim.study.entries.case import Assumptions, NotStated
+from moesim.study.entries.degrees import Degrees, degrees
+from moesim.study.entries.entry import Entry
+from moesim.study.entries.formats import Formats, formats
+
+_TRACES = {(256, 8): "deepseek-v3-miniature", (128, 8): "qwen3-miniature", (8, 2): "mixtral-miniature"}
+_REDUNDANT = 32  # experts that DeepSeek and SGLang replicate
+SIGMA = 0.9  # of lognormal popularity, where no capture has the geometry; see docs/serving.md
+SERVER = 8  # devices of one server where nothing is stated
+
+
+@lru_cache(maxsize=64)
+def hardware_named(text: str) -> Hardware:
+    """The profile that a product's name means. Raises NotStated."""
+    name = words.hardware(text)
+    if name is None:
+        raise NotStated(f"hardware {text!r} is not one that moesim knows" if text else "states no hardware")
+    try:
+        return load_profile(name)
+    except InvalidInput:
+        raise NotStated(f"there is no profile of {name}") from None
+
+
+@lru_cache(maxsize=64)
+def model_named(text: str) -> MoEModel:
+    """The catalogue's model that a name means. Raises NotStated."""
+    name = words.model(text)
+    if name is None:
+        raise NotStated(f"model {text!r} is not in the catalogue" if text else "states no model")
+    try:
+        return require_shapes(load_model(name))
+    except InvalidInput:
+        raise NotStated(f"there is no model {name} in the catalogue") from None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Server:
+    """One server: devices, attention_dp × tp = devices, ep × expert_tp = devices."""
+
+    model: MoEModel
+    hardware: Hardware
+    stack: str
+    devices: int
+    attention_dp: int
+    ep: int
+    stated: Degrees
+    formats: Formats
+    precision: dict[str, str]
+    balanced: bool
+    redundant: bool
+
+    def document(self) -> dict[str, object]:
+        """The keys of a scenario that describe a deployment."""
+        tp = self.devices // self.attention_dp
+        experts = _experts(self.model)
+        found = {
+            "model": self.model.name,
+            "cluster": {"hardware": self.hardware.name, "devices": self.devices},
+            "parallelism": {
+                "attention_dp": self.attention_dp,
+                "tp": tp,
+                "ep": self.ep,
+                "expert_tp": self.devices // self.ep,
+            },
+            "precision": dict(self.precision),
+            "routing": routing(self.model, balanced=self.balanced),
+            "placement": placement(experts, self.ep, redundant=self.redundant),
+            "overlap": {"kind": "none"},
+        }
+        if stack := measured_stack(self.hardware, self.stack):
+            found["software"] = stack
+        return found
+
+
+def server_of(entry: Entry, assume: Assumptions) -> Server:
+    """The server of an entry. Raises NotStated."""
+    model, hardware = model_named(entry.model), hardware_named(entry.hardware)
+    said = degrees(f"{entry.parallelism} {entry.metric if 'EP' in entry.metric else ''}")
+    lower = f"{entry.parallelism} {entry.metric} {entry.batch} {entry.note}".lower()
+    devices = _devices(entry, said, hardware, assume)
+    attention_dp, ep = _split(said, devices, lower, model, assume)
+    given = formats(entry.precision)
+    return Server(
+        model=model,
+        hardware=hardware,
+        stack=words.stack(entry.software, entry.source) or "",
+        devices=devices,
+        attention_dp=attention_dp,
+        ep=ep,
+        stated=said,
+        formats=given,
+        precision=precision(given, model, hardware, assume),
+        balanced=bool(occurs(r"perfect (balance|eplb)|balanced routing|force", lower)),
+        redundant=bool(occurs(r"eplb|redundant", lower)) or ep > SERVER,
+    )
+
+
+def _devices(entry: Entry, said: Degrees, hardware: Hardware, assume: Assumptions) -> int:
+    """Devices of one server."""
+    whole = said.dep or said.tep
+    if whole is None and said.tp and (said.dp or 1) > 1:
+        whole = said.tp * said.dp
+    if whole is None and said.ep and said.ep > 1 and said.tp is None:
+        whole = max(said.ep, said.dp or 1)
+    if whole is None and said.tp:
+        whole = max(said.tp, said.ep or 1)
+    if hardware.device.kind == "tpu" and entry.devices and whole and whole > entry.devices:
+        assume.note(f"{whole} cores are {entry.devices} chips")
+        whole = entry.devices
+    if whole is None:
+        domain = _domain(hardware)
+        whole = int(
+            assume.take(entry.devices if (entry.devices or 0) <= domain else None, SERVER, "devices of a server")
+        )
+    if entry.devices and whole > entry.devices:
+        raise NotStated(f"degrees of {whole} devices, but {entry.devices} in all")
+    return whole
+
+
+def _domain(hardware: Hardware) -> int:
+    return 72 if "nvl72" in hardware.name else SERVER
+
+
+def _split(said: Degrees, devices: int, lower: str, model: MoEModel, assume: Assumptions) -> tuple[int, int]:
+    """(attention_dp, ep)."""
+    if not model.moe_layers:
+        return max(1, devices // (said.tp or devices)), 1
+    wide = said.dep or said.attention_dp or occurs(r"wide ep|\bdep\d|dp\d", lower)
+    if said.tp is None and said.ep and said.ep > 1:
+        wide = True
+    nothing = not (said.tp or said.ep or said.dep or said.tep or said.dp)
+    if nothing and not wide and devices > 1:
+        alone = bool(occurs(r"single-stream|min[- ]latency|tpos|min latency", lower))
+        wide = not alone
+        assume.note("tensor parallelism" if alone else f"attention DP and EP over {devices} devices")
+    if wide and devices > 1:
+        return devices // (said.tp if said.tp and said.tp * (said.dp or 1) <= devices and said.dp else 1), devices
+    ep = said.tep or said.ep or 1
+    return 1, ep if devices % ep == 0 else 1
+
+
+def precision(given: Formats, model: MoEModel, hardware: Hardware, assume: Assumptions) -> dict[str, str]:
+    """Formats by kind of tensor, by the rules at the top."""
+    peak = hardware.device.peak
+    released = model.native_experts or model.native
+    weights = given.weights or str(assume.take(None, released, "weights as released,"))
+    mla = any(layer.attention and layer.attention.kind == "mla" for layer in model.layers)
+    experts = dense = {"fp8_any": "fp8_block", "fp8": "fp8_block"}.get(weights, weights)
+    if released.startswith("mxfp4") and weights != "bf16":
+        experts, dense = "mxfp4", "bf16"
+    elif weights in ("fp4", "nvfp4"):
+        experts, dense = "nvfp4", "bf16" if mla else "nvfp4"
+    elif weights in ("mxfp4", "int4"):
+        dense = "bf16"
+    kv = given.kv or ("fp8" if "fp4" in peak and experts != "bf16" else "bf16")
+    found = {"experts": experts, "dense": dense, "dispatch": "bf16", "combine": "bf16", "kv": kv}
+    for key, activations in (("experts", "expert_activations"), ("dense", "activations")):
+        own = "mxfp8" if found[key] == "mxfp4" and "fp8" in peak and "fp4" in peak else None
+        wanted = PRECISIONS[own or found[key]]
+        if matmul_peak(PRECISIONS[found[key]], wanted) not in peak or (found[key] == "mxfp4" and own is None):
+            own = "bf16"
+        if own:
+            found[activations] = own
+    return found
+
+
+def routing(model: MoEModel, *, balanced: bool) -> dict[str, object]:
+    """Balanced where it was forced; else replayed from a capture of the geometry, or lognormal."""
+    experts = _experts(model)
+    if balanced or experts is None:
+        return {"kind": "balanced"}
+    trace = _TRACES.get((experts.routed, experts.top_k))
+    return {"kind": "trace", "trace": trace} if trace else {"kind": "lognormal", "sigma": SIGMA}
+
+
+def placement(experts, ep: int, *, redundant: bool) -> dict[str, object]:
+    """Experts in order, or with replicas of hot ones where slots have to be whole or a balancer ran."""
+    routed = experts.routed if experts else ep
+    slots = math.ceil((routed + (_REDUNDANT if redundant else 0)) / ep)
+    kind = "replicate_hot" if redundant or routed % ep else "contiguous"
+    return {"kind": kind, "slots_per_rank": slots}
+
+
+def measured_stack(hardware: Hardware, stack: str) -> str | None:
+    """The stack, where the profile's kernels were measured under it."""
+    names = {"sglang", "vllm", "trtllm"}
+    calibration = hardware.calibration
+    return stack if stack in names and isinstance(calibration, dict) and calibration else None
+
+
+def _experts(model: MoEModel):
+    return model.layers[model.moe_layers[0]].experts if model.moe_layers else None
+
+
+def occurs(pattern: str, text: str) -> bool:
+    """Whether a pattern occurs."""
+    return re.search(pattern, text) is not None

@@ -1,0 +1,256 @@
+"""From a published inference figure to a scenario: a load for `moesim serve`, or one step for `moesim run`.
+
+Steps stand for figures of pools that only compute prompts or only decode (disaggregated serving with wide EP); loads
+for everything else. Where a figure does not state how many sequences are under way:
+
+- a throughput "at" some speed of each user, or under a latency limit (MLPerf): the most that keeps to it;
+- a single stream, a minimum latency: one;
+- a maximum throughput: as many as the KV cache holds at full length, at most the stack's limit. Stacks are taken to
+  give layers with sliding windows as much cache as others, as TensorRT-LLM does by default.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from moesim.errors import MoesimError
+from moesim.serving.memory import kv_capacity
+from moesim.serving.policy import PRESETS
+from moesim.spec.assembly import assemble
+from moesim.study.entries import words
+from moesim.study.entries.calibration import age
+from moesim.study.entries.case import Assumptions, Case, NotStated
+from moesim.study.entries.deployment import Server, occurs, server_of
+from moesim.study.entries.documents import document_of
+from moesim.study.entries.entry import Entry
+from moesim.study.entries.lengths import Lengths, lengths_of
+from moesim.study.entries.outcome import Runner
+from moesim.study.entries.quantity import Quantity
+from moesim.workload.footprint import kv_bytes
+
+_PRESET = {"sglang": "sglang", "trtllm": "trtllm", "vllm": "vllm"}
+ROUNDS = 3  # requests a slot of a load that keeps its server full
+_STEP_SEQUENCES = 256  # sequences a rank of a decode pool, at most, where nothing is stated (SGLang's default)
+_ACCEPTANCE = 0.8  # of drafted tokens, where not stated: DeepSeek-V3 reports 85-90 % for the second token
+
+
+@dataclass(frozen=True, slots=True)
+class Traffic:
+    """sequences: under way on one attention-DP rank, None: as many as fit. speed: tokens/s that every user gets.
+    drafts: tokens that multi-token prediction proposes. acceptance: chance that one is kept."""
+
+    sequences: int | None
+    speed: float | None
+    drafts: int
+    acceptance: float
+
+
+def inference_case(entry: Entry, quantity: Quantity, runner: Runner) -> Case:
+    """The case of an entry. Raises NotStated."""
+    assume = Assumptions()
+    server = server_of(entry, assume)
+    lengths = lengths_of(entry, assume)
+    traffic = traffic_of(entry, server, assume)
+    text = f"{entry.metric} {entry.parallelism}".lower()
+    prompts = quantity.side == "input" or "prefill-only" in text
+    decoding = bool(occurs(r"\bdecode", text)) or (server.ep > 8 and quantity.what in ("tokens", "speedup"))
+    if prompts and quantity.what in ("tokens", "speedup"):
+        document, kind = prefill_step(entry, server, lengths, assume), "prefill"
+    elif decoding and quantity.what in ("tokens", "speedup", "user"):
+        document, kind = decode_step(server, lengths, traffic, assume), "decode"
+    else:
+        document, kind = load(server, lengths, traffic, assume, runner), "load"
+    base = None
+    if quantity.what == "speedup":
+        base = {**document, "overlap": {"kind": "shared_expert"}}
+    tokens = sum(traffic.acceptance**i for i in range(traffic.drafts + 1)) if kind == "decode" else 1.0
+    return Case(
+        entry.id,
+        document,
+        quantity,
+        f"{server.stack or 'unknown'} {kind}",
+        tuple(assume.texts),
+        age=age(entry.software),
+        base=base,
+        kept=tokens / (traffic.drafts + 1) if kind == "decode" else 1.0,
+        kept_tokens=tokens,
+        devices=entry.devices if quantity.per == "system" else None,
+    )
+
+
+def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
+    """What an entry says of sequences under way and of drafts."""
+    text = f"{entry.metric} {entry.batch} {entry.parallelism}".lower()
+    drafts, acceptance = _drafts(text, assume)
+    batch = entry.batch.lower()
+    speed = re.search(r"at (\d+(?:\.\d+)?) ?tok\w*/s/user", text)
+    if speed:
+        return Traffic(None, float(speed[1]), drafts, acceptance)
+    if occurs(r"single-stream|min[- ]latency|minimum latency|tpos", text):
+        return Traffic(1, None, drafts, acceptance)
+    if limit := _mlperf_limit(entry):
+        assume.note(f"at least {limit:g} tokens/s for every user (MLPerf's limit)")
+        return Traffic(None, limit, drafts, acceptance)
+    if server.stack == "deepseek" and "production" in entry.software.lower() and not batch:
+        assume.note("20 tokens/s for every user, as DeepSeek states for its service")
+        return Traffic(None, 20.0, drafts, acceptance)
+    total = words.labelled(batch, "conc(?:urrency)?", "batch size", "bs") if "rank" not in batch else None
+    if total:
+        return Traffic(max(1, round(total / server.attention_dp)), None, drafts, acceptance)
+    stated = None if occurs(r"max|peak|unstated", batch) else words.count(batch)
+    if stated and "token" in batch and stated >= 4096:
+        stated = None
+    return Traffic(stated, None, drafts, acceptance)
+
+
+def _drafts(text: str, assume: Assumptions) -> tuple[int, float]:
+    """(drafted tokens, chance that one is kept); (0, 0) without multi-token prediction."""
+    if not occurs(r"\bmtp|eagle|speculative", text) or occurs(r"(no|without|w/o) (mtp|spec)", text):
+        return 0, 0.0
+    match = re.search(r"mtp[- ]?(\d)|mtp (\d)|(\d) (?:draft )?tokens", text)
+    drafts = int(next(group for group in match.groups() if group)) if match else 1
+    kept = re.search(r"accept\w* (?:length |rate )?(\d(?:\.\d+)?)", text)
+    if kept and 1 < float(kept[1]) <= drafts + 1:
+        acceptance = _chance(float(kept[1]), drafts)
+    elif "simulated" in text:
+        acceptance = 1.0
+    else:
+        acceptance = _ACCEPTANCE
+        assume.note(f"drafted tokens are kept with chance {_ACCEPTANCE}")
+    return drafts, acceptance
+
+
+def _chance(length: float, drafts: int) -> float:
+    """The chance a with 1 + a + … + a^drafts = length."""
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        low, high = (middle, high) if sum(middle**i for i in range(drafts + 1)) < length else (low, middle)
+    return round(low, 4)
+
+
+def _mlperf_limit(entry: Entry) -> float | None:
+    """Tokens/s that a user must get in MLPerf's server and interactive scenarios; None elsewhere.
+
+    MLPerf Inference rules, p99 TPOT: DeepSeek-R1 80 ms server, 15 ms interactive; gpt-oss-120b 80 ms and 15 ms;
+    Mixtral 200 ms. From memory, unverified.
+    """
+    text = entry.metric.lower()
+    if "mlperf" not in f"{text} {entry.source.lower()}" or not occurs(r"server|interactive", text):
+        return None
+    if "interactive" in text:
+        return 1 / 0.015
+    return 1 / (0.2 if words.model(entry.model) == "mixtral-8x7b" else 0.08)
+
+
+def load(server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions, runner: Runner) -> dict[str, object]:
+    """A closed loop on one server: the file of `moesim serve`."""
+    preset = assume.take(_PRESET.get(server.stack), "vllm", "serving rules of")
+    rank = traffic.sequences or capacity(server, str(preset), lengths)
+    if traffic.sequences is None:
+        assume.note(f"{rank * server.attention_dp} requests in flight, as many as the KV cache holds")
+    in_flight = rank * server.attention_dp
+    rules: dict[str, object] = {"preset": preset, "prefix_caching": False}
+    if preset == "trtllm":
+        rules["token_budget"] = max(PRESETS["trtllm"].token_budget, -(-(rank + lengths.input + 64) // 64) * 64)
+    if traffic.drafts:
+        rules |= {"draft_tokens": traffic.drafts, "acceptance": traffic.acceptance}
+    document = server.document() | {
+        "network": {"fidelity": "bound"},
+        "load": {
+            "requests": max(8, ROUNDS * in_flight),
+            "arrivals": {"kind": "closed_loop", "in_flight": in_flight},
+            "input": {"kind": "fixed", "tokens": lengths.input},
+            "output": {"kind": "fixed", "tokens": lengths.output or 1},
+        },
+        "server": rules,
+    }
+    document["placement"] = _even_slots(server, document["placement"])
+    return document if traffic.speed is None else slowed(document, traffic.speed, assume, runner)
+
+
+def _even_slots(server: Server, placement: dict) -> dict:
+    """Loads are priced without replicas: every rank has equally many experts."""
+    if not server.model.moe_layers:
+        return placement
+    routed = server.model.layers[server.model.moe_layers[0]].experts.routed
+    if routed % server.ep:
+        raise NotStated(f"a load on {server.ep} ranks that do not divide {routed} experts is not simulated")
+    return {"kind": "contiguous", "slots_per_rank": routed // server.ep}
+
+
+def capacity(server: Server, preset: str, lengths: Lengths) -> int:
+    """Sequences of full length that one rank's KV cache holds, at most the preset's limit. Raises NotStated."""
+    step = server.document() | {"workload": {"kind": "decode", "sequences_per_rank": 1, "context": 1}}
+    step["routing"] = {"kind": "balanced"}
+    try:
+        deployment = assemble(document_of(step)).deployment
+        policy = PRESETS[preset]
+        whole = lengths.input + (lengths.output or 1)
+        cached = kv_capacity(deployment, policy, whole) * kv_bytes(deployment, whole) / whole
+    except MoesimError as error:
+        raise NotStated(f"no such server: {error}") from None
+    layers = tuple(
+        replace(layer, attention=replace(layer.attention, window=0)) if layer.attention else layer
+        for layer in deployment.model.layers
+    )
+    unwindowed = replace(deployment, model=replace(deployment.model, layers=layers))
+    return max(1, min(policy.max_sequences, int(cached / kv_bytes(unwindowed, whole))))
+
+
+def slowed(document: dict[str, object], speed: float, assume: Assumptions, runner: Runner) -> dict[str, object]:
+    """The load with the most requests in flight that still give every user `speed` tokens/s on average."""
+
+    def with_flight(flight: int) -> dict[str, object]:
+        load = {**document["load"], "requests": max(8, 2 * flight)}
+        return {**document, "load": load | {"arrivals": {"kind": "closed_loop", "in_flight": flight}}}
+
+    step = document["parallelism"]["attention_dp"]
+    low, high = 1, max(1, document["load"]["arrivals"]["in_flight"] // step)
+    if runner.run(with_flight(high * step)).tpot_s <= 1 / speed:
+        low = high
+    while high - low > max(1, low // 16):
+        middle = (low + high) // 2
+        low, high = (middle, high) if runner.run(with_flight(middle * step)).tpot_s <= 1 / speed else (low, middle)
+    assume.note(f"{low * step} requests in flight, the most that leave every user {speed:g} tokens/s")
+    return with_flight(low * step)
+
+
+def decode_step(server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions) -> dict[str, object]:
+    """One decode step of a pool that only decodes: the file of `moesim run`."""
+    context = lengths.input + (lengths.output or 0) // 2
+    sequences = traffic.sequences
+    if sequences is None:
+        preset = _PRESET.get(server.stack, "sglang")
+        room = capacity(server, preset, Lengths(context, 1))
+        sequences = min(room, _STEP_SEQUENCES)
+        assume.note(f"{sequences} sequences a rank")
+    return server.document() | {
+        "workload": {"kind": "decode", "sequences_per_rank": sequences * (1 + traffic.drafts), "context": context},
+        "overlap": {"kind": "shared_expert"},
+        "network": {"all_to_all": _kernel(server, prompts=False)},
+    }
+
+
+def prefill_step(entry: Entry, server: Server, lengths: Lengths, assume: Assumptions) -> dict[str, object]:
+    """One step of a pool that only computes prompts."""
+    prompt = lengths.input
+    tokens = words.count(entry.batch) if occurs("tok", entry.batch.lower()) else None
+    tokens = int(assume.take(tokens, max(8192, prompt), "new tokens a rank"))
+    return server.document() | {
+        "workload": {"kind": "prefill", "sequences_per_rank": max(1, round(tokens / prompt)), "prompt": prompt},
+        "overlap": {"kind": "shared_expert"},
+        "network": {"all_to_all": _kernel(server, prompts=True)},
+    }
+
+
+def _kernel(server: Server, *, prompts: bool) -> str:
+    """The all-to-all kernel of a wide expert-parallel pool."""
+    if server.hardware.device.kind == "tpu":
+        return "ragged_all_to_all"
+    if not server.hardware.name.startswith(("h", "b", "g")):
+        return "nccl"
+    if server.stack == "trtllm" and server.hardware.name.startswith("gb"):
+        return "nvlink_one_sided"
+    return "deepep_normal" if prompts else "deepep_low_latency"

@@ -1,0 +1,215 @@
+"""Run the scenario of a published figure and keep what figures are read off: times by kind of work, tokens, latencies.
+
+Equal scenarios run once. Outcomes stay in a folder, one small file each, named by a digest of the scenario, the code
+and the files that it names, so that an interrupted validation goes on where it stopped and never reads a stale result.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+import moesim
+from moesim.errors import MoesimError
+from moesim.spec import library
+from moesim.spec.serving_scenario import serving_assembly
+from moesim.study.entries.documents import document_of
+
+PERCENTILES = (50, 90, 99)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a simulated scenario gives.
+
+    total_s: of the step, or of the load. seconds: the same by kind of work, on the average rank or server.
+    input_tokens, output_tokens, sequences: of the whole system in that time. ttft, tpot: seconds over requests by
+    statistic (``mean``, ``p99`` …), empty where there are none. low, high: factors of the cost models' 80 % interval.
+    """
+
+    devices: int
+    node: int
+    total_s: float
+    seconds: dict[str, float]
+    input_tokens: float = 0.0
+    output_tokens: float = 0.0
+    sequences: float = 0.0
+    ranks: int = 1
+    ttft: dict[str, float] = field(default_factory=dict)
+    tpot: dict[str, float] = field(default_factory=dict)
+    model_flops: float = 0.0
+    peak_flops_per_s: float = 0.0
+    low: float = 1.0
+    high: float = 1.0
+
+    @property
+    def tpot_s(self) -> float:
+        """Mean seconds per output token of a user."""
+        return self.tpot.get("mean", self.total_s)
+
+
+class Runner:
+    """Runs documents, each once. cache: folder of outcomes, None for none."""
+
+    def __init__(self, cache: Path | None = None):
+        self._cache = cache
+        self._known: dict[str, Outcome | str] = {}
+
+    def run(self, data: Mapping[str, object]) -> Outcome:
+        """The outcome of a scenario's data. Raises MoesimError as the scenario's own command would."""
+        key = digest(data)
+        if key not in self._known:
+            self._known[key] = self._read(key) or self._simulate(data, key)
+        found = self._known[key]
+        if isinstance(found, str):
+            raise MoesimError(found)
+        return found
+
+    def _simulate(self, data: Mapping[str, object], key: str) -> Outcome | str:
+        try:
+            found: Outcome | str = simulate(data)
+        except MoesimError as error:
+            found = str(error)
+        if self._cache is not None:
+            self._cache.mkdir(parents=True, exist_ok=True)
+            partial = self._cache / f"published-{key}.partial"
+            partial.write_text(json.dumps(found if isinstance(found, str) else asdict(found)), encoding="utf-8")
+            os.replace(partial, self._cache / f"published-{key}.json")
+        return found
+
+    def _read(self, key: str) -> Outcome | str | None:
+        if self._cache is None:
+            return None
+        try:
+            found = json.loads((self._cache / f"published-{key}.json").read_text(encoding="utf-8"))
+            return found if isinstance(found, str) else Outcome(**found)
+        except (OSError, ValueError, TypeError):
+            return None
+
+
+def simulate(data: Mapping[str, object]) -> Outcome:
+    """Run a scenario's data, whatever its kind. Raises InvalidInput, Infeasible."""
+    plain = {key: value for key, value in data.items() if key != "expected"}
+    if "load" in data:
+        return _serve(plain)
+    return _step(plain)
+
+
+def _serve(data: Mapping[str, object]) -> Outcome:
+    from moesim.study.serve import serve
+
+    result = serve(serving_assembly(document_of(data)))
+    metrics, scenario = result.metrics, result.assembly.scenario
+    table = result.table[result.table["status"] == "finished"]
+    if table.empty:
+        raise MoesimError("no request fits the server's KV cache or token budget")
+    finished = table["submitted_s"] + table["latency_s"]
+    total = float(finished.max() - table["submitted_s"].min())
+    seconds = _by_kind(result)
+    seconds["idle"] = max(total - sum(seconds.values()), 0.0)
+    deployment = result.assembly.decode.deployment
+    return Outcome(
+        devices=int(metrics["devices"]),
+        node=node_size(deployment.cluster),
+        total_s=total,
+        seconds=seconds,
+        input_tokens=float(table["input_len"].sum()),
+        output_tokens=float(table["output_len"].sum()),
+        sequences=float(len(table)),
+        ranks=deployment.parallelism.attention_dp * scenario.servers,
+        ttft=_statistics(table["ttft_s"]),
+        tpot=_statistics(table["tpot_s"]),
+        peak_flops_per_s=deployment.machine.device.peak.get("bf16", 0.0),
+    )
+
+
+def _by_kind(result) -> dict[str, float]:
+    """Seconds by kind of the mean server's steps, of both pools where there are two."""
+    found: dict[str, float] = {}
+    cost = result.costs[-1]
+    for journal in result.run.journals:
+        rows = journal.table()
+        kinds = cost.by_kind(rows) if hasattr(cost, "by_kind") else {"step": float(rows["seconds"].sum())}
+        for kind, seconds in kinds.items():
+            found[kind] = found.get(kind, 0.0) + seconds / len(result.run.journals)
+    return found
+
+
+def _statistics(values) -> dict[str, float]:
+    values = values.dropna()
+    if values.empty:
+        return {}
+    return {"mean": float(values.mean())} | {f"p{p}": float(np.percentile(values, p)) for p in PERCENTILES}
+
+
+def _step(data: Mapping[str, object]) -> Outcome:
+    from moesim.spec.assembly import assemble
+    from moesim.study.run import run_assembly
+
+    document = document_of(data)
+    assembly = assemble(document)
+    metrics = run_assembly(document, assembly).metrics
+    total, batch = float(metrics["step_time_s"]), assembly.batch
+    tokens = float(batch.tokens.sum())
+    decode = batch.phase == "decode"
+    return Outcome(
+        devices=assembly.deployment.cluster.ranks,
+        node=node_size(assembly.deployment.cluster),
+        total_s=total,
+        seconds=_exposed(metrics, total),
+        input_tokens=0.0 if decode else tokens,
+        output_tokens=tokens if decode else 0.0,
+        sequences=float(batch.sequences.sum()),
+        ranks=assembly.deployment.parallelism.attention_dp,
+        tpot={"mean": total} if decode else {},
+        ttft={} if decode else {"mean": total},
+        peak_flops_per_s=assembly.deployment.machine.device.peak.get("bf16", 0.0),
+        low=float(metrics["step_time_low_s"]) / total,
+        high=float(metrics["step_time_high_s"]) / total,
+    )
+
+
+def _exposed(metrics: Mapping[str, object], total: float) -> dict[str, float]:
+    """communication: what shows of it; compute: the rest."""
+    exposed = float(metrics["exposed_communication_s"])
+    return {"communication": exposed, "compute": total - exposed}
+
+
+def node_size(cluster) -> int:
+    """Devices of one server: those that share a node."""
+    return int(np.bincount(cluster.node).max())
+
+
+def digest(data: Mapping[str, object]) -> str:
+    """What an outcome depends on, as 20 hexadecimal digits: the data, the code, the model and the profile."""
+    plain = {key: value for key, value in data.items() if key not in ("expected", "description")}
+    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
+    named = [("hardware", data.get("cluster", {}).get("hardware")), ("model", data.get("model"))]
+    files = "".join(_text(kind, str(name)) for kind, name in named)
+    return hashlib.sha256(f"{text}|{_code()}|{files}".encode()).hexdigest()[:20]
+
+
+@lru_cache(maxsize=1)
+def _code() -> str:
+    """Digest of the package's modules and constants."""
+    folder = Path(moesim.__file__).parent
+    found = hashlib.sha256()
+    for path in sorted([*folder.rglob("*.py"), *(folder / "serving").glob("*.yaml")]):
+        if "entries" not in path.parts or path.name == "outcome.py":
+            found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+@lru_cache(maxsize=128)
+def _text(kind: str, name: str) -> str:
+    try:
+        return library.find(kind, name).read_text(encoding="utf-8")
+    except (MoesimError, OSError):
+        return name

@@ -1,0 +1,127 @@
+"""Predict published figures: an entry becomes a scenario where it states enough, a row with a reason where not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from moesim.errors import MoesimError
+from moesim.spec.profile import load_profile
+from moesim.study.entries.calibration import Calibration, Factors, load_calibration
+from moesim.study.entries.case import Case, NotStated
+from moesim.study.entries.entry import Entry
+from moesim.study.entries.inference import inference_case
+from moesim.study.entries.kernels import predict_kernels
+from moesim.study.entries.outcome import Outcome, Runner
+from moesim.study.entries.quantity import quantity
+from moesim.study.entries.reading import grows_with_time, read, token_seconds
+from moesim.study.entries.training import training_case
+
+ADDED = ("predicted", "low", "high", "assumed", "reason")
+CONVERTED_KINDS = ("inference", "training")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Prediction:
+    """predicted, low, high: in the entry's unit, NaN with a reason. case, outcome: None where there was none."""
+
+    predicted: float = np.nan
+    low: float = np.nan
+    high: float = np.nan
+    assumed: str = ""
+    reason: str = ""
+    case: Case | None = None
+    outcome: Outcome | None = None
+
+
+def case_of(entry: Entry, runner: Runner) -> Case:
+    """The case of an inference or training entry. Raises NotStated or another MoesimError with the reason."""
+    wanted, why = quantity(entry.metric, entry.unit)
+    if wanted is None:
+        raise NotStated(why)
+    return training_case(entry, wanted) if entry.kind == "training" else inference_case(entry, wanted, runner)
+
+
+def predict_entry(entry: Entry, runner: Runner, calibration: Calibration) -> Prediction:
+    """Convert, run and read one entry; whatever goes wrong becomes a reason."""
+    if entry.kind not in CONVERTED_KINDS:
+        return Prediction(reason=f"entries of kind {entry.kind or 'unknown'!r} are no steps or loads")
+    case = None
+    try:
+        case = case_of(entry, runner)
+        return predict_case(case, runner, calibration)
+    except MoesimError as error:
+        assumed = "; ".join(case.assumed) if case else ""
+        return Prediction(assumed=assumed, reason=one_line(str(error)), case=case)
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # odd texts must not end a long run
+        return Prediction(reason=f"cannot be converted: {type(error).__name__}: {one_line(str(error))}", case=case)
+
+
+def predict_case(case: Case, runner: Runner, calibration: Calibration) -> Prediction:
+    """Run a case and read its quantity. Raises MoesimError."""
+    outcome = runner.run(case.document)
+    factors = calibration.of(case.stack)
+    base_s = token_seconds(case, runner.run(case.base)) if case.base is not None else None
+    value = read(case, outcome, factors.scale(outcome, case.age), base_s)
+    low, high = bounds(case, outcome, value, factors)
+    return Prediction(value, low, high, "; ".join(case.assumed), "", case, outcome)
+
+
+def bounds(case: Case, outcome: Outcome, value: float, factors: Factors) -> tuple[float, float]:
+    """80 % interval: the wider of the stack's held-out errors and of the cost models' own interval."""
+    slow = max(factors.interval[1], outcome.high)
+    fast = min(factors.interval[0], outcome.low)
+    if case.quantity.what == "speedup":
+        return value - 15 / 100 / case.quantity.scale, value + 15 / 100 / case.quantity.scale
+    if grows_with_time(case):
+        return value * fast, value * slow
+    return value / slow, value / fast
+
+
+def predict_entries(
+    entries: Sequence[Entry],
+    runner: Runner,
+    calibration: Calibration | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Prediction]:
+    """Predictions in the order of the entries. progress: called with (entries done, entries)."""
+    calibration = calibration or load_calibration()
+    found = []
+    for done, entry in enumerate(entries, start=1):
+        found.append(predict_entry(entry, runner, calibration))
+        if progress is not None:
+            progress(done, len(entries))
+    return found
+
+
+def predict_table(
+    entries: Sequence[Entry],
+    table: pd.DataFrame,
+    runner: Runner,
+    calibration: Calibration | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> pd.DataFrame:
+    """The table of `entry.read_entries` with `ADDED` columns, one row an entry of any kind."""
+    found = predict_entries(entries, runner, calibration, progress)
+    added = {name: [getattr(p, name) for p in found] for name in ADDED}
+    result = table.assign(**added)
+    kernels = predict_kernels(entries, load_profile).set_index("id")
+    for row, entry in enumerate(entries):
+        if entry.id in kernels.index and entry.kind not in CONVERTED_KINDS:
+            known = kernels.loc[[entry.id]].iloc[0]
+            result.loc[result.index[row], ["predicted", "low", "high", "assumed", "reason"]] = [*known, ""]
+    return result
+
+
+def converted_share(table: pd.DataFrame) -> float:
+    """Share of all inference and training entries that have a prediction."""
+    wanted = table["kind"].isin(CONVERTED_KINDS)
+    return float(np.isfinite(table.loc[wanted, "predicted"]).mean()) if wanted.any() else 0.0
+
+
+def one_line(text: str) -> str:
+    """The text without line breaks."""
+    return " | ".join(line.strip() for line in text.splitlines() if line.strip())

@@ -1,0 +1,130 @@
+"""Published figures become scenarios: what is predicted, what is refused, and that no value is ever read."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from moesim.study.entries.calibration import Calibration, Factors
+from moesim.study.entries.case import Case, NotStated
+from moesim.study.entries.entry import Entry, read_entries
+from moesim.study.entries.outcome import Outcome, Runner
+from moesim.study.entries.predict import case_of, converted_share, predict_table
+from moesim.study.entries.quantity import Quantity
+from moesim.study.entries.reading import read
+from moesim.study.entries.score import rank_correlations, statistics
+
+FIGURES = [
+    {
+        "id": "one", "source": "s", "kind": "inference", "model": "Qwen3-30B-A3B", "hardware": "B200",
+        "num_devices": 1, "parallelism": "TP1", "precision": "FP4", "batch": "concurrency 4", "input_len": "512",
+        "output_len": "64", "software": "TensorRT-LLM", "metric": "output throughput per GPU", "value": 900.0,
+        "unit": "output tok/s/GPU",
+    },
+    {
+        "id": "two", "source": "s", "kind": "inference", "model": "Qwen3-30B-A3B", "hardware": "an abacus",
+        "metric": "TPOT", "value": 3.0, "unit": "ms",
+    },
+    {"id": "three", "source": "s", "kind": "imbalance", "metric": "hottest expert", "value": 5.6, "unit": "x"},
+    {
+        "id": "four", "source": "s", "kind": "collective", "hardware": "H800 + CX7", "num_devices": 16,
+        "precision": "FP8", "batch": "128 tokens/rank", "software": "DeepEP V1", "value": 118.0, "unit": "us",
+        "metric": "dispatch latency (low-latency kernel)",
+    },
+]  # fmt: skip
+
+
+def _predict(tmp_path, figures):
+    path = tmp_path / "figures.yaml"
+    path.write_text(yaml.safe_dump(figures))
+    entries, table = read_entries(path)
+    return predict_table(entries, table, Runner(tmp_path / "cache"))
+
+
+def test_every_entry_has_a_row_and_a_prediction_or_a_reason(tmp_path):
+    found = _predict(tmp_path, FIGURES).set_index("id")
+    assert list(found.index) == ["one", "two", "three", "four"]
+    assert found.loc["one", "low"] < found.loc["one", "predicted"] < found.loc["one", "high"]
+    assert 100 < found.loc["one", "predicted"] < 5000
+    assert "abacus" in found.loc["two", "reason"]
+    assert found.loc["three", "reason"]
+    assert found.loc["four", "predicted"] == pytest.approx(118, rel=0.15)
+    assert ((found["reason"] == "") == np.isfinite(found["predicted"])).all()
+    assert converted_share(found) == 0.5
+
+
+def test_predictions_do_not_depend_on_values(tmp_path):
+    with_values = _predict(tmp_path, FIGURES)
+    changed = [{**f, "value": 1000.0 * n, "note": f"gave {n}"} for n, f in enumerate(FIGURES)]
+    without = [{key: v for key, v in f.items() if key not in ("value", "context_quote")} for f in FIGURES]
+    for other in (changed, without):
+        found = _predict(tmp_path, other)
+        pd.testing.assert_frame_equal(with_values.drop(columns="value"), found.drop(columns="value"))
+
+
+def test_an_interrupted_run_goes_on_from_its_cache(tmp_path):
+    first = Runner(tmp_path)
+    entry = Entry(**{k: str(v) for k, v in FIGURES[0].items() if k not in ("value", "num_devices")}, devices=1)
+    document = case_of(entry, first).document
+    outcome = first.run(document)
+    (kept,) = tmp_path.glob("published-*.json")
+    kept.write_text(kept.read_text().replace(str(outcome.devices), str(outcome.devices)))
+    assert Runner(tmp_path).run(document) == outcome
+
+
+def test_a_server_that_cannot_be_is_refused():
+    entry = Entry("x", model="DeepSeek-V3", hardware="H100", devices=8, parallelism="DEP16", metric="TPOT", unit="ms")
+    with pytest.raises(NotStated, match="16 devices, but 8"):
+        case_of(entry, Runner())
+
+
+def _case(**quantity):
+    return Case("x", {}, Quantity(**quantity), "s")
+
+
+@pytest.mark.parametrize(
+    ("quantity", "value"),
+    [
+        ({"what": "tokens", "side": "output", "per": "device"}, 100 / 2 / 8),
+        ({"what": "tokens", "side": "output", "per": "node"}, 100 / 2 / 2),
+        ({"what": "tokens", "side": "output", "per": "rank"}, 100 / 2 / 4),
+        ({"what": "tokens", "side": "total", "per": "system"}, 140 / 2),
+        ({"what": "step", "scale": 1e-3}, 2000),
+        ({"what": "tpot", "scale": 1e-3}, 10),
+        ({"what": "ttft", "statistic": "p99"}, 0.7),
+        ({"what": "user"}, 100),
+        ({"what": "samples"}, 5),
+        ({"what": "flops", "per": "device", "scale": 1e12}, 2),
+        ({"what": "mfu", "scale": 0.01}, 20),
+        ({"what": "train_time", "tokens": 1000}, 20),
+        ({"what": "device_time", "tokens": 1000, "scale": 3600}, 160 / 3600),
+    ],
+)
+def test_quantities_are_read_off_an_outcome(quantity, value):
+    outcome = Outcome(
+        devices=8, node=4, total_s=2.0, seconds={"compute": 2.0}, input_tokens=40, output_tokens=100, sequences=10,
+        ranks=4, ttft={"p99": 0.7}, tpot={"mean": 0.01}, model_flops=32e12, peak_flops_per_s=10e12,
+    )  # fmt: skip
+    assert read(_case(**quantity), outcome, 1.0) == pytest.approx(value)
+
+
+def test_factors_weigh_kinds_of_work():
+    outcome = Outcome(1, 1, 4.0, {"experts": 3.0, "host": 1.0})
+    assert Factors().scale(outcome, None) == 1
+    assert Factors({"experts": 2.0}).scale(outcome, None) == pytest.approx(7 / 4)
+    assert Factors(ageing=0.3).scale(outcome, 1.0) == pytest.approx(np.exp(0.3))
+    shared = Calibration({"any load": Factors({"host": 2.0})})
+    assert shared.of("unheard load").factors == {"host": 2.0}
+    assert shared.of("unheard decode").factors == {}
+
+
+def test_order_within_a_source_is_judged_from_five_entries_of_a_unit():
+    table = pd.DataFrame(
+        {
+            "source": ["a"] * 6 + ["b"] * 2, "unit": "ms", "value": [1, 2, 3, 4, 5, np.nan, 1, 2],
+            "predicted": [1, 3, 2, 4, 5, 9, 2, 1], "low": 0, "high": 9,
+        }
+    )  # fmt: skip
+    assert rank_correlations(table) == {("a", "ms"): pytest.approx(0.9)}
+    overall = statistics(table).iloc[-1]
+    assert (overall["entries"], overall["predicted"], overall["spearman"]) == (8, 8, pytest.approx(0.9))
