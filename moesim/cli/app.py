@@ -11,6 +11,7 @@ from moesim.cli.calibrate import calibrate
 from moesim.cli.capture import capture
 from moesim.cli.catalogue import models, profiles
 from moesim.cli.check import check
+from moesim.cli.compare import compare
 from moesim.cli.compare_routers import compare_routers
 from moesim.cli.offload import offload
 from moesim.cli.pareto import pareto
@@ -41,6 +42,7 @@ for command in (
     pareto,
     resilience,
     sweep,
+    compare,
     profiles,
     models,
     capture,

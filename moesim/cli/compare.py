@@ -1,0 +1,140 @@
+"""``moesim compare``: what differs between two scenarios, and why."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moesim.cli.output import check_folder, note, print_json, print_table, say
+
+_MOST_FIGURES = 12  # beside the headline; --json has all
+
+
+def compare(
+    a: Annotated[str, typer.Argument(help="Name of a shipped scenario, or a YAML file.")],
+    b: Annotated[
+        str | None, typer.Argument(help="Another of the same kind; without, A with the changes of --set.")
+    ] = None,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of B.")
+    ] = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Also say what each differing key does alone: one more run a key.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for a picture and the tables.")] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """Run two scenarios and say what differs, in which operations, ranks, links and bytes."""
+    from moesim.study.compare import compare as run_both
+
+    if out is not None:
+        check_folder(out)
+    found = run_both(a, b, change or (), each=each)
+    if out is not None:
+        for path in _write(found, out):
+            note(f"wrote {path}")
+    if json:
+        print_json(found.data())
+    else:
+        _print(found)
+
+
+def _write(found, folder: Path) -> list[Path]:
+    from moesim.report.compare_figure import draw_comparison
+    from moesim.study.files import whole_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / "comparison.png"]
+    draw_comparison(found, paths[0])
+    for name, table in found.tables().items():
+        paths.append(folder / f"{name}.csv")
+        with whole_file(paths[-1]) as partial:
+            table.to_csv(partial, index=False)
+    return paths
+
+
+def _print(found) -> None:
+    say(f"A: {found.names[0]}: {found.titles[0]}")
+    say(f"B: {found.names[1]}: {found.titles[1]}")
+    say()
+    print_table(found.fields.itertuples(index=False), header=("field", "A", "B"))
+    say()
+    headline = found.figures[found.figures["figure"].isin(found.kind.headline)]
+    others = found.figures.drop(headline.index).dropna(subset="relative")
+    others = others.loc[others["relative"].abs().sort_values(ascending=False, kind="stable").index]
+    _print_figures(headline, others.head(_MOST_FIGURES), found.operations.empty)
+    if not found.operations.empty:
+        _print_operations(found)
+    if not found.hot_spots.empty:
+        say()
+        print_table(found.hot_spots.itertuples(index=False), header=("", "A", "B"))
+    if not found.memory.empty:
+        _print_memory(found.memory)
+    if not found.effects.empty:
+        _print_effects(found.effects)
+
+
+def _print_figures(headline, others, with_others: bool) -> None:
+    rows = [*headline.itertuples(index=False), *(others.itertuples(index=False) if with_others else ())]
+    print_table(
+        [(row.figure, _number(row.a), _number(row.b), _percent(row.relative)) for row in rows],
+        header=("figure", "A", "B", "change"),
+        right=(1, 2, 3),
+    )
+
+
+def _print_operations(found) -> None:
+    from moesim.units import format_seconds
+
+    total = found.figures.set_index("figure").loc["step_time_s", "change"]
+    rows = [
+        (
+            row.operation,
+            *(("", "") if row.a_s < 0 or row.b_s < 0 else map(format_seconds, (row.a_s, row.b_s))),
+            _signed(row.change_s),
+            f"{row.change_s / total:+.0%}" if total else "",
+            _signed(row.waiting_change_s) if row.waiting_change_s else "",
+        )
+        for row in found.operations.itertuples(index=False)
+    ]
+    say()
+    header = ("operation (mean over ranks)", "A", "B", "change", "of the step's change", "of it waiting")
+    print_table([*rows, ("step", "", "", _signed(total), "", "")], header=header, right=range(1, 6))
+
+
+def _print_memory(memory) -> None:
+    from moesim.units import format_bytes
+
+    rows = [
+        (row.kind, format_bytes(row.a_bytes), format_bytes(row.b_bytes), _signed(row.change_bytes, format_bytes))
+        for row in memory.itertuples(index=False)
+    ]
+    say()
+    print_table(rows, header=("HBM of the fullest rank", "A", "B", "change"), right=(1, 2, 3))
+
+
+def _print_effects(effects) -> None:
+    rows = [
+        (row.field, row.value, _percent(row.relative) if not row.reason else "impossible alone")
+        for row in effects.itertuples(index=False)
+    ]
+    say()
+    print_table(rows, header=("A with only this of B", "", effects["figure"].iloc[0]))
+    for row in effects[effects["reason"] != ""].itertuples(index=False):
+        say(f"{row.field}: {row.reason}")
+
+
+def _signed(value: float, form=None) -> str:
+    from moesim.units import format_seconds
+
+    return "0" if not value else f"{'−' if value < 0 else '+'}{(form or format_seconds)(abs(value))}"
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or value != value else f"{value:.5g}"
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None or value != value else f"{value:+.1%}"
