@@ -26,6 +26,12 @@ TOKENS = np.unique(np.rint(2.0 ** np.arange(0, 15.01, 0.5)).astype(int))  # 1 â€
 SEQUENCES = np.unique(np.rint(2.0 ** np.arange(0, 11.01, 0.5)).astype(int))  # 1 â€¦ 2,048
 CONTEXTS = np.array([1, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768, 65536, 131072])
 PROMPTS = np.array([1, 2, 4, 8, 16, 32, 64])
+# Servers pad steps to graphs of multiples of 8 sequences. Several block-scaled products of the tables take a path some
+# six times as slow for other row counts, which no server meets.
+PADDED = np.maximum(8, -(-TOKENS // 8) * 8)
+# 4-bit weights with wider activations are unpacked by the SMs: Marlin's experts read at most 2.7 (H100), 3.4 (H200) and
+# 2.8 TB/s (B200) of them, whatever the HBM (measured tables, int4_wo and w4a16_mxfp4): 21, 26 and 19 GB/s an SM.
+UNPACK_BYTES_PER_S = 23e9  # of one SM
 _KERNEL_WINDOWS = 4  # of the drawn ones: kernels are dear to price and differ little between windows
 LENGTHS = np.array([16, 64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768])
 
@@ -116,13 +122,13 @@ def _dense(deployment: Deployment, layer: Layer) -> np.ndarray:
     """[TOKENS] seconds of everything that is neither attention kernel, routed expert nor collective."""
     works = [
         work
-        for work in local.attention_work(deployment, layer, _batch("decode", TOKENS, 1, 1), TOKENS)
+        for work in local.attention_work(deployment, layer, _batch("decode", PADDED, 1, 1), PADDED)
         if work.kind != "attention"
     ]
-    works += local.dense_ffn_work(deployment, layer, TOKENS)
+    works += local.dense_ffn_work(deployment, layer, PADDED)
     if layer.experts is not None:
-        works += local.router_work(deployment, layer, TOKENS)
-        works += local.shared_expert_work(deployment, layer, TOKENS, deployment.parallelism.shared_expert_tp)
+        works += local.router_work(deployment, layer, PADDED)
+        works += local.shared_expert_work(deployment, layer, PADDED, deployment.parallelism.shared_expert_tp)
     return sum((work.seconds for work in works), np.zeros(TOKENS.size))
 
 
@@ -138,9 +144,17 @@ def _experts(deployment: Deployment, layer: Layer, sigma: float) -> np.ndarray:
     weights = sum(product.n * product.k for product in products)
     touched = np.count_nonzero(loads, axis=3).max(axis=2).mean(axis=1)
     pairs = loads.sum(axis=3).max(axis=2).mean(axis=1)
-    moved = touched * weights * weight_bytes(policy.experts) / device.hbm_bytes_per_s
+    moved = touched * weights * weight_bytes(policy.experts) / _weight_rate(deployment)
     multiplied = 2 * pairs * weights / peak(device, policy.experts, policy.expert_activations)
     return np.stack([moved, multiplied, _expert_kernels(deployment, layer, loads[:, :_KERNEL_WINDOWS])])
+
+
+def _weight_rate(deployment: Deployment) -> float:
+    """Bytes/s at which experts read their weights: HBM's, or what the SMs unpack where that is less."""
+    device, policy = deployment.machine.device, deployment.precision
+    if policy.experts.bits > 4.6 or policy.expert_activations.bits < 16 or device.kind != "gpu":
+        return device.hbm_bytes_per_s
+    return min(device.hbm_bytes_per_s, device.cores * UNPACK_BYTES_PER_S)
 
 
 def _expert_kernels(deployment: Deployment, layer: Layer, loads: np.ndarray) -> np.ndarray:
@@ -162,7 +176,10 @@ def _expert_kernels(deployment: Deployment, layer: Layer, loads: np.ndarray) -> 
 
 
 def _communication(deployment: Deployment, layers: dict[Layer, int]) -> np.ndarray:
-    """[TOKENS of a rank] seconds of the collectives of all layers, everybody on time."""
+    """[TOKENS of a rank] seconds of the collectives of all layers, everybody on time.
+
+    A norm of queries and keys over all heads needs one more all-reduce, of two numbers a token (its latency).
+    """
     degrees = deployment.parallelism
     if degrees.devices == 1:
         return np.zeros(TOKENS.size)
@@ -170,22 +187,37 @@ def _communication(deployment: Deployment, layers: dict[Layer, int]) -> np.ndarr
     for layer, count in layers.items():
         if degrees.tp > 1:
             reductions = int(layer.attention is not None) + int(bool(layer.dense_ffn))
-            seconds += count * reductions * _all_reduce(deployment, degrees.tp_groups)
+            reduced = _all_reduce(deployment, degrees.tp_groups)
+            seconds += count * (reductions * reduced + norm_over_heads(layer) * reduced[0])
         if layer.experts is not None:
-            if degrees.attention_dp == 1:
-                seconds += count * _all_reduce(deployment, np.arange(degrees.devices)[None])
-            else:
-                seconds += count * _dispatch_combine(deployment, layer)
+            seconds += count * _between_experts(deployment, layer)
     return seconds
 
 
-def _all_reduce(deployment: Deployment, groups: np.ndarray) -> np.ndarray:
+def norm_over_heads(layer: Layer) -> bool:
+    """Whether queries and keys are normalised over all heads together, which tensor parallelism splits."""
+    return layer.attention is not None and layer.attention.qk_norm == "full"
+
+
+def _between_experts(deployment: Deployment, layer: Layer) -> np.ndarray:
+    """[TOKENS] seconds of the collectives around the experts of one layer.
+
+    Attention data parallelism inside a scale-up domain gathers all tokens before the experts and scatters their sums
+    after, as much as an all-reduce of all ranks' tokens (vLLM's and SGLang's default, TensorRT-LLM's fallback), or
+    dispatches and combines where that is shorter.
+    """
+    degrees = deployment.parallelism
+    reduced = _all_reduce(deployment, np.arange(degrees.devices)[None], tokens=TOKENS * degrees.attention_dp)
+    if degrees.attention_dp == 1:
+        return reduced
+    return np.minimum(reduced, _dispatch_combine(deployment, layer))
+
+
+def _all_reduce(deployment: Deployment, groups: np.ndarray, tokens: np.ndarray = TOKENS) -> np.ndarray:
     width = deployment.model.hidden * 2
     transfers = [
-        collective(
-            deployment.machine, deployment.network, "all_reduce", groups, float(tokens * width), fidelity="bound"
-        )
-        for tokens in TOKENS
+        collective(deployment.machine, deployment.network, "all_reduce", groups, float(count * width), fidelity="bound")
+        for count in tokens
     ]
     return np.array([(t.arrived * t.wire_s + t.latency_s).max() for t in transfers])
 

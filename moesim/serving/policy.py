@@ -42,7 +42,7 @@ class Policy:
     acceptance: float = 0.0
     memory_share: float = 0.9
     free_share: float = 0.0
-    other_bytes: float = 3e9
+    other_bytes: float = 2e9
 
     @property
     def tokens_per_step(self) -> float:
@@ -52,7 +52,7 @@ class Policy:
 
 # vLLM: `get_batch_defaults` in vllm/engine/arg_utils.py, API server on a GPU of 70 GiB or more: 8192 tokens, 1024
 # sequences; V1 always chunks and decodes first; pages of 16; prefix caching on; preemption recomputes;
-# gpu_memory_utilization 0.9, of which activations and graphs take some 3 GB.
+# gpu_memory_utilization 0.9, of which activations and graphs take some 2 GB.
 # SGLang: server_args.py: on such GPUs chunks of 8192 (16384 in the recipes that InferenceX runs), page size 1, radix
 # cache on; prompts run before decoding; the schedule keeps room for a share of the outputs to come (new_token_ratio,
 # 0.7 and falling: 0.5 is the middle); max_running_requests 256 and mem_fraction_static 0.85 in published recipes, which

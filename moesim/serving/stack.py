@@ -24,7 +24,7 @@ from math import exp
 import numpy as np
 
 from moesim.model.architecture import MoEModel
-from moesim.serving.kernels import CONTEXTS, LENGTHS, PROMPTS, SEQUENCES, TOKENS, KernelTables
+from moesim.serving.kernels import CONTEXTS, LENGTHS, PROMPTS, SEQUENCES, TOKENS, KernelTables, norm_over_heads
 from moesim.serving.steps import Prefill
 from moesim.workload.deployment import Deployment
 
@@ -34,8 +34,8 @@ class Constants:
     """Constants of one stack; times in seconds, scales as factors on tabulated kernel times.
 
     expert_flops is one over the share of peak that experts reach. ageing: log slowdown a year of older software.
-    graph_tokens: prompts' steps of at most so many tokens run from captured graphs. frontend_fixed, frontend_request:
-    see `moesim.serving.fleet.Frontend`.
+    graph_tokens: prompts' steps of at most so many tokens on a rank run from captured graphs. frontend_fixed,
+    frontend_request: see `moesim.serving.fleet.Frontend`.
     """
 
     dense: float
@@ -71,9 +71,10 @@ def kernel_counts(deployment: Deployment) -> Counts:
     A plain MoE layer launches 16: two norms, qkv, rotary embedding, cache write, two of attention, output, router,
     top-k, two to align tokens, two products, activation, sum; the tables price 6 of them. Further: 4 passes that
     quantise around dense products, 2 for NVFP4 experts between BF16 ones, 1 for MXFP4 with MXFP8 activations, 6 of MLA
-    (4 priced), 4 (5 if quantised) of shared experts, 1 each for query-key norms and output gates, 3 of linear
-    attention; 4 fewer where FP4 experts run fused on Blackwell (TensorRT-LLM's and FlashInfer's fused MoE, all-reduce
-    with norm). Un-absorbed MLA prefill launches 10 more, chunked linear attention 6.
+    (4 priced), 4 (5 if quantised) of shared experts, 1 each for query-key norms and output gates, 2 more where such a
+    norm spans heads on several ranks (its statistics before the all-reduce), 3 of linear attention; 4 fewer where FP4
+    experts run fused on Blackwell (TensorRT-LLM's and FlashInfer's fused MoE, all-reduce with norm). Un-absorbed MLA
+    prefill launches 10 more, chunked linear attention 16.
     """
     model, policy = deployment.model, deployment.precision
     narrow_dense = policy.dense.compute == "fp8"
@@ -86,7 +87,8 @@ def kernel_counts(deployment: Deployment) -> Counts:
     )
     mla, linear, shared, norms, gates = (_share(model, has) for has in (_mla, _linear, _shared, _norms, _gates))
     n += 6 * mla + (4 + quantised) * shared + norms + gates + 3 * linear
-    return Counts(len(model.layers), max(n - 6 - 4 * mla, 0.3), n + 10 * mla + 6 * linear)
+    n += 2 * _share(model, norm_over_heads) * (deployment.parallelism.tp > 1)
+    return Counts(len(model.layers), max(n - 6 - 4 * mla, 0.3), n + 10 * mla + 16 * linear)
 
 
 def _share(model: MoEModel, has) -> float:
@@ -113,8 +115,8 @@ def _gates(layer) -> bool:
     return layer.attention is not None and layer.attention.output_gate
 
 
-def combine(parts: dict, counts: Counts, c: Constants, sequences, prefill_tokens, tokens):
-    """Seconds [steps] from kernel seconds by kind, sequences and prompt tokens of the busiest rank, and all tokens.
+def combine(parts: dict, counts: Counts, c: Constants, sequences, prefill_tokens):
+    """Seconds [steps] from kernel seconds by kind, and sequences and prompt tokens of the busiest rank.
 
     Works on arrays and on plain numbers; constants may be arrays too, as a fit over many servers has them.
     """
@@ -131,7 +133,7 @@ def combine(parts: dict, counts: Counts, c: Constants, sequences, prefill_tokens
     small = counts.layers * counts.unpriced * c.kernel
     host = counts.layers * counts.eager * c.eager
     base = c.fixed + c.sequence * sequences
-    eager = prompts & (np.asarray(tokens) > c.graph_tokens)
+    eager = prompts & (np.asarray(sequences) + prefill_tokens > c.graph_tokens)
     slow = np.where(prompts, gpu * c.prefill + small, gpu + small)
     return base + np.where(eager, np.maximum(slow, host), slow) + prompts * counts.layers / 60 * c.prompt
 
@@ -167,7 +169,7 @@ class StackSteps:
         if sequences:
             gpu += self._attention(sequences, context / sequences)
         seconds = gpu * c.prefill + counts.layers * counts.unpriced * c.kernel
-        if tokens > c.graph_tokens:
+        if rank > c.graph_tokens:
             seconds = max(seconds, counts.layers * counts.eager * c.eager)
         seconds += c.fixed + c.sequence * sequences + counts.layers / 60 * c.prompt
         return seconds * self._slowdown
@@ -202,7 +204,7 @@ class StackSteps:
         one, none = np.full(contexts.size, float(sequences)), np.zeros(contexts.size)
         everything = np.full(contexts.size, float(total))
         parts = self._tables.parts(one, everything, contexts * sequences, none, none, none, none)
-        seconds = combine(parts, self._counts, self._c, one, none, everything)
+        seconds = combine(parts, self._counts, self._c, one, none)
         return _Line(CONTEXTS, seconds * self._slowdown)
 
 

@@ -31,6 +31,7 @@ _SHAPE = ("sequences", "total", "context", "prefill_tokens", "prefill_total", "a
 _STEPS_PER_OCTAVE = np.array([2, 2, 0, 1.5, 1.5, 0, 1])  # how finely steps are told apart when runs are condensed
 LOSS_SCALE = 0.1  # log error from which the loss grows linearly
 TTFT_WEIGHT = 0.4  # repeats of a run differ by 4 % (median) in TTFT and 0.8 % in TPOT
+_STEP = 1e-5  # of finite differences in log constants
 POOLING = 0.5  # weight of a stack's log deviation against a log error
 
 
@@ -93,7 +94,8 @@ def schedule(row: ServingRow, server: Server, constants: Constants) -> Schedule:
         raise MoesimError("no request fits the server")
     journal = run.journals[0].table()
     shapes = np.stack([journal[name] for name in _SHAPE], axis=1)
-    kinds = np.rint(np.log2(np.maximum(shapes, 1)) * _STEPS_PER_OCTAVE)
+    # A chunk of one token is no step without prompts.
+    kinds = np.where(shapes > 0, np.rint(np.log2(np.maximum(shapes, 1)) * _STEPS_PER_OCTAVE), -1)
     _, of = np.unique(kinds, axis=0, return_inverse=True)
     of = of.reshape(-1)
     count = journal["steps"]
@@ -210,8 +212,11 @@ def predicted(problem: Problem, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     of_step = problem.stack[problem.run]
     graphs = np.array([GRAPH_TOKENS[stack] for stack in STACKS])[of_step]
     constants = Constants(**{name: v[of_step] for name, v in values.items()}, graph_tokens=graphs)
-    sequences, total, _, prefill_tokens, prefill_total, _, _ = problem.steps.T
-    seconds = combine(problem.parts, problem.counts, constants, sequences, prefill_tokens, total + prefill_total)
+    sequences, prefill_tokens = (
+        problem.steps[:, _SHAPE.index("sequences")],
+        problem.steps[:, _SHAPE.index("prefill_tokens")],
+    )
+    seconds = combine(problem.parts, problem.counts, constants, sequences, prefill_tokens)
     seconds = seconds * np.exp(constants.ageing * problem.age[problem.run])
     ttft, tpot = (np.bincount(problem.run, seconds * weight, problem.stack.size) for weight in problem.weights)
     front = values["frontend_fixed"] + values["frontend_request"] * problem.serial[:, None]
@@ -233,16 +238,28 @@ def fit(problem: Problem, x: np.ndarray | None = None, evaluations: int = 12) ->
     shared = len(PARAMETERS)
     centre, spread = start()[:shared], np.array([free.spread for free in PARAMETERS.values()])
     reach = np.concatenate([40 * spread, np.full(x.size - shared, 1.5)])
+    judged = scored(problem.table)
+
+    def of_runs(x: np.ndarray) -> np.ndarray:
+        ttft, tpot = errors(problem, x)
+        return np.concatenate([np.log1p(tpot), TTFT_WEIGHT * np.log1p(ttft[judged])])
 
     def residuals(x: np.ndarray) -> np.ndarray:
-        ttft, tpot = errors(problem, x)
-        judged = np.isfinite(ttft)
         prior = LOSS_SCALE * (x[:shared] - centre) / spread
-        return np.concatenate([np.log1p(tpot), TTFT_WEIGHT * np.log1p(ttft[judged]), prior, POOLING * x[shared:]])
+        return np.concatenate([of_runs(x), prior, POOLING * x[shared:]])
+
+    def slopes(x: np.ndarray) -> np.ndarray:
+        """A stack's deviation moves the runs of that stack as the shared value does, and no others."""
+        stack, here = np.concatenate([problem.stack, problem.stack[judged]]), of_runs(x)
+        runs = np.stack([(of_runs(x + step) - here) / _STEP for step in _STEP * np.eye(x.size)[:shared]], axis=1)
+        of_stacks = runs[:, [free.by_stack for free in PARAMETERS.values()], None] * np.eye(len(STACKS))[stack][:, None]
+        weights = np.concatenate([LOSS_SCALE / spread, np.full(x.size - shared, POOLING)])
+        return np.concatenate([np.hstack([runs, of_stacks.reshape(stack.size, -1)]), np.diag(weights)])
 
     found = least_squares(
         residuals,
         np.clip(x, start() - reach + 1e-6, start() + reach - 1e-6),
+        jac=slopes,
         bounds=(start() - reach, start() + reach),
         loss="soft_l1",
         f_scale=LOSS_SCALE,
