@@ -22,7 +22,7 @@ def resilience(
     ] = None,
 ) -> None:
     """Simulate weeks of a job with failures: goodput, availability, lost device-hours; what checkpoints cost."""
-    from moesim.study.resilience import simulate_runs
+    from moesim.study.training_runs import simulate_runs
 
     if out is not None:
         check_folder(out)

@@ -1,8 +1,8 @@
 """Which servers of a pool take requests: balancing over those that are up, through failures, draining and scaling.
 
-Failed servers lose their caches. What was under way moves to another server, which computes the prompt and what had been
-generated anew (request migration, as in NVIDIA Dynamo); clients keep waiting. Without any server up, requests wait at
-the balancer.
+Failed servers lose their caches. What was under way moves to another server, which computes the prompt and what had
+been generated anew (request migration, as in NVIDIA Dynamo); clients keep waiting. Without any server up, requests wait
+at the balancer.
 """
 
 from __future__ import annotations
@@ -22,8 +22,11 @@ Balance = Callable[[Many[Replica], Sequence, int], int]
 
 @dataclass(frozen=True, slots=True)
 class Outage:
-    """A server that is not itself from `at_s` until `until_s`. slowdown: 0 where it is gone; else its steps take so many
-    times as long (a lost rank whose experts others serve, a degraded link)."""
+    """A server that is not itself from `at_s` until `until_s`.
+
+    slowdown: 0 where it is gone; else its steps take so many times as long (a lost rank whose experts others serve, a
+    degraded link).
+    """
 
     server: int
     at_s: float

@@ -169,3 +169,23 @@ class TrainingRun(Spec):
         if (self.duration is None) == (self.tokens is None):
             raise Wrong(("duration", "write either duration (wall time) or tokens (work)"))
         return self
+
+
+class ServiceRun(Spec):
+    """A service through failures. See docs/resilience.md for a tour of the keys.
+
+    serving: the scenario of the fleet and its load. duration: wall time over which failures are drawn. spares: nodes at
+    hand. slowdown_without_rank, dropped_without_rank: of reroute and drop, instead of what the engine measures on the
+    fleet's own decode step. seeds: runs, each with its own failures.
+    """
+
+    description: str = ""
+    serving: SimulatedStep
+    duration: Seconds
+    failures: Failures
+    recovery: Recovery
+    spares: Annotated[int, Field(ge=0)] = 0
+    slowdown_without_rank: Slowdown | None = None
+    dropped_without_rank: Annotated[float, Field(ge=0, le=1)] | None = None
+    seeds: Count = 32
+    seed: Annotated[int, Field(ge=0)] = 0

@@ -38,7 +38,7 @@ def _run_step(document: Document, changes: tuple[str, ...]) -> Outcome:
 
 
 def _run_weeks(document: Document, changes: tuple[str, ...]) -> Outcome:
-    from moesim.study.resilience import runs_of
+    from moesim.study.training_runs import runs_of
 
     return runs_of(document)
 

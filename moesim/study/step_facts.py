@@ -15,7 +15,6 @@ from moesim.hardware.topology import Cluster
 from moesim.model.architecture import MoEModel
 from moesim.model.parameters import mtp_parameters, parameters
 from moesim.resilience.checkpoints import touched_share
-from moesim.resilience.failures import SCOPES
 from moesim.routing.latent import Geometry
 from moesim.spec.assembly import read_scenario
 from moesim.spec.loading import Document
@@ -56,12 +55,11 @@ class StepFacts:
         if scope in ("device", "link", "straggler"):
             return self.devices, 1
         size = self.node_devices if scope == "node" else devices_per_unit
-        assert scope in SCOPES and size, scope
         return -(-self.devices // size), min(size, self.devices)
 
 
 def step_facts(step: SimulatedStep | StatedStep, document: Document) -> StepFacts:
-    """Simulate the step once, or take what is stated. Raises InvalidInput and Infeasible as the step's scenario does."""
+    """Simulate the step once, or take what is stated. Raises InvalidInput and Infeasible as its scenario does."""
     if isinstance(step, StatedStep):
         return StepFacts(
             step.time,
@@ -120,7 +118,7 @@ def _state(scenario: TrainingScenario, model: MoEModel) -> tuple[float, float, i
 
 
 def _touched(scenario: object, model: MoEModel, document: Document) -> Callable[[float], float]:
-    """Share of experts chosen by so many tokens, from the scenario's routing; the trace is read when it is asked for."""
+    """Share of experts that so many tokens choose under the scenario's routing, which is read when it is asked for."""
 
     def share(tokens: float) -> float:
         experts = model.layers[model.moe_layers[0]].experts

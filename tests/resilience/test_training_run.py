@@ -10,8 +10,9 @@ from hypothesis import strategies as st
 
 from moesim.resilience.checkpoints import Checkpointing, daly, expected_stretch, young
 from moesim.resilience.failures import Failure, FailureClass
+from moesim.resilience.process import Job, Operations
 from moesim.resilience.recovery import RECOVERIES
-from moesim.resilience.training_run import Job, Operations, goodput_by_interval, run_training
+from moesim.resilience.training_run import goodput_by_interval, run_training
 
 NODE = FailureClass("node", 4, 8, 1e9, repair_s=500.0)
 SLOW = FailureClass("straggler", 4, 1, 1e9, repair_s=50.0, slowdown=2.0)

@@ -13,13 +13,14 @@ import pandas as pd
 import moesim
 from moesim.errors import InvalidInput, Problem
 from moesim.resilience.checkpoints import Checkpointing, check_storage, daly, delta, expected_stretch, young
-from moesim.resilience.failures import Failure, FailureClass
-from moesim.resilience.training_run import STATES, Job, Operations, RunLog, goodput_by_interval, run_training
+from moesim.resilience.failures import FailureClass
+from moesim.resilience.process import STATES, Job, Operations, RunLog
+from moesim.resilience.training_run import goodput_by_interval, run_training
 from moesim.spec.assembly import read_scenario
 from moesim.spec.loading import Document
 from moesim.spec.resilience_scenario import TrainingRun
-from moesim.study.files import whole_file
 from moesim.study.metrics import rounded
+from moesim.study.over_seeds import KeptSeeds, recorded_failures, spread
 from moesim.study.run import SCHEMA_VERSION, scenario_hash
 from moesim.study.step_facts import StepFacts, step_facts
 
@@ -64,7 +65,7 @@ def runs_of(
         job, operations, saved, curve = plan_run(scenario, facts, document)
     except InvalidInput as error:
         raise document.locate(error) from None
-    kept = _Kept(keep, scenario_hash(document))
+    kept = KeptSeeds(keep, scenario_hash(document))
     first, complete = None, True
     for number in range(scenario.seeds):
         if progress is not None:
@@ -110,7 +111,7 @@ def plan_run(
         scenario.failures.detection,
         scenario.spares,
         _without_rank(scenario),
-        _log(scenario, classes, document),
+        recorded_failures(scenario.failures.log, classes, document),
     )
 
     def with_interval(interval: float) -> Operations:
@@ -192,29 +193,6 @@ def _without_rank(scenario: TrainingRun) -> tuple[float, float]:
     return scenario.slowdown_without_rank, scenario.dropped_without_rank or 0.0
 
 
-def _log(scenario: TrainingRun, classes: tuple[FailureClass, ...], document: Document) -> tuple[Failure, ...]:
-    """Recorded failures, from the CSV file that the scenario names."""
-    if scenario.failures.log is None:
-        return ()
-    path = Path(document.file).parent / scenario.failures.log
-    try:
-        rows = pd.read_csv(path)
-    except (OSError, ValueError) as error:
-        raise InvalidInput(Problem(f"cannot read {path}: {error}", "failures.log")) from None
-    known = {of.name: of for of in classes}
-    absent = [column for column in ("hours", "scope") if column not in rows]
-    if absent:
-        raise InvalidInput(Problem(f"{path} has no column {absent[0]}", "failures.log"))
-    for number, scope in enumerate(rows["scope"], 2):
-        if scope not in known:
-            told = f"{path}:{number}: state failures.{scope} too, for its repair time"
-            raise InvalidInput(Problem(told, "failures.log"))
-    times = rows["hours"].to_numpy(dtype=float) * 3600
-    if (np.diff(times) < 0).any() or not (times >= 0).all():
-        raise InvalidInput(Problem(f"{path}: hours must rise from 0 on", "failures.log"))
-    return tuple(Failure(known[scope], 0, at) for scope, at in zip(rows["scope"], times.tolist(), strict=True))
-
-
 def _row(number: int, log: RunLog, job: Job, facts: StepFacts) -> dict[str, object]:
     """One run in a row of plain numbers."""
     lost = (log.wall_s - log.spent["work"]) * job.devices / 3600
@@ -231,31 +209,6 @@ def _row(number: int, log: RunLog, job: Job, facts: StepFacts) -> dict[str, obje
         **{f"{state}_s": log.spent[state] for state in STATES},
         **{f"{name}_failures": count for name, count in sorted(log.failures.items())},
     }
-
-
-class _Kept:
-    """Rows of finished seeds, in memory and, if asked for, in a file that is always whole."""
-
-    def __init__(self, folder: Path | None, key: str):
-        self._path = None if folder is None else folder / f"seeds-{key}.json"
-        self.rows: dict[int, dict[str, object]] = {}
-        if self._path is not None and self._path.is_file():
-            found = pd.read_json(self._path, orient="records", precise_float=True)
-            self.rows = {int(row["seed"]): row for row in found.to_dict("records")}
-
-    def add(self, number: int, row: dict[str, object]) -> None:
-        """Keep one more."""
-        self.rows[number] = row
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with whole_file(self._path) as partial:
-                self.table().to_json(partial, orient="records", double_precision=15)
-
-    def table(self) -> pd.DataFrame:
-        """One row a seed."""
-        table = pd.DataFrame([self.rows[number] for number in sorted(self.rows)])
-        failures = [column for column in table if str(column).endswith("_failures")]
-        return table.fillna(dict.fromkeys(failures, 0))
 
 
 def _metrics(
@@ -304,12 +257,3 @@ def _metrics(
         "failures": {column.removesuffix("_failures"): float(table[column].mean()) for column in failures},
         "stopped": stopped,
     }  # fmt: skip
-
-
-def spread(values: pd.Series) -> dict[str, float]:
-    """Mean over seeds, its 80 % range, and the worst and best run."""
-    if values.empty:
-        return {}
-    low, high = np.percentile(values, (10, 90))
-    found = {"mean": values.mean(), "p10": low, "p90": high, "least": values.min(), "most": values.max()}
-    return {name: float(value) for name, value in found.items()}

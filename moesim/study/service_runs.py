@@ -1,0 +1,260 @@
+"""A service through failures: availability and goodput over weeks, and latency before, during and after one failure.
+
+Failures are drawn over weeks on the service's servers (`moesim.resilience.service_run`): out comes the share of time
+with so many servers up. Requests are served for each of these states, which last long against a queue's memory, and
+goodput over weeks is their mean by time. What happens when a state changes is served request by request: one failure in
+the middle of the load, with what was under way moving to the other servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+import moesim
+from moesim.errors import InvalidInput, Problem
+from moesim.resilience.failures import FailureClass
+from moesim.resilience.process import DOWN, Job, Operations
+from moesim.resilience.recovery import Loss, Response
+from moesim.resilience.service_run import NO_CHECKPOINTS, ServiceLog, run_service
+from moesim.serving.fleet import Fleet, simulate
+from moesim.serving.roster import Outage
+from moesim.spec.assembly import read_scenario
+from moesim.spec.loading import Document
+from moesim.spec.resilience_scenario import ServiceRun
+from moesim.spec.serving_constants import load_fitted
+from moesim.spec.serving_scenario import ServingAssembly, serving_assembly
+from moesim.study.lost_rank import measure_lost_rank
+from moesim.study.metrics import rounded
+from moesim.study.over_seeds import recorded_failures, spread
+from moesim.study.run import SCHEMA_VERSION, scenario_hash
+from moesim.study.serve import build_fleet, request_table
+
+_SERVED_STATES = 6  # of the most frequent ones; the rest together is reported as not served
+_FAILURE_AT = 1 / 3  # of the time over which requests arrive
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ServiceResult:
+    """metrics: what ``--json`` prints. states: one row a state of the service. requests: of the run with one failure,
+    with a column `part` (before, during, after). outages: of that run."""
+
+    metrics: dict[str, object]
+    states: pd.DataFrame
+    requests: pd.DataFrame
+    outages: tuple[Outage, ...]
+
+
+def simulate_service(
+    name_or_path: str, changes: Iterable[str] = (), *, progress: Callable[[int, int], None] | None = None
+) -> ServiceResult:
+    """Simulate a service through failures. Raises InvalidInput with every problem of the file."""
+    return service_of(read_scenario(name_or_path, changes), progress=progress)
+
+
+def service_of(document: Document, *, progress: Callable[[int, int], None] | None = None) -> ServiceResult:
+    """`simulate_service` of a document."""
+    scenario = document.check(ServiceRun)
+    try:
+        inner = read_scenario(scenario.serving.scenario, scenario.serving.set, beside=document.file)
+    except InvalidInput as error:
+        raise document.locate(error, "serving.scenario") from None
+    served = serving_assembly(inner)
+    if served.requests.in_flight is not None:
+        told = "is a closed loop, whose clients wait with a failed service; name one with arrivals"
+        raise InvalidInput(document.problem("serving.scenario", told))
+    measured = _without_rank(scenario, served)
+    servers, job, operations = _plan(scenario, served, measured, document)
+    logs = [
+        run_service(servers, job, operations, np.random.default_rng((scenario.seed, number)))
+        for number in range(scenario.seeds)
+    ]
+    fleet = build_fleet(served, load_fitted())
+    states = _serve_states(served, fleet, logs, measured[0], progress)
+    outages = _one_failure(scenario, served, logs, measured[0])
+    requests = _served_through(served, fleet, outages)
+    metrics = _metrics(document, scenario, servers, job, logs, states, requests, outages, measured)
+    return ServiceResult(rounded(metrics), states, requests, outages)
+
+
+def _without_rank(scenario: ServiceRun, served: ServingAssembly) -> tuple[float, float]:
+    """(slowdown, dropped share) of a decode step without one rank: stated, or from the engine."""
+    if scenario.recovery.kind not in ("reroute", "drop"):
+        return 1.0, 0.0
+    if scenario.slowdown_without_rank is not None:
+        return scenario.slowdown_without_rank, scenario.dropped_without_rank or 0.0
+    lost = measure_lost_rank(served.decode, drop=scenario.recovery.kind == "drop")
+    return lost.slowdown, lost.dropped
+
+
+def _plan(
+    scenario: ServiceRun, served: ServingAssembly, measured: tuple[float, float], document: Document
+) -> tuple[int, Job, Operations]:
+    """(servers, the job of one server, what fails over all of them)."""
+    servers, cluster = served.scenario.servers, served.decode.deployment.cluster
+    node = int(np.unique(cluster.node, return_counts=True)[1].max())
+    total = servers * cluster.ranks
+    classes = []
+    for name, stated in scenario.failures.classes().items():
+        size = {"node": node, "switch": stated.devices, "power_domain": stated.devices}.get(name, 1)
+        slowdown = stated.slowdown or 0.0
+        classes.append(FailureClass(name, -(-total // size), min(size, total), stated.mtbf, stated.repair, slowdown))
+    try:
+        recover = scenario.recovery.bind(None)
+    except ValueError:
+        told = "shrinks a training job by whole replicas; a service has servers: write restart, reroute or drop"
+        raise InvalidInput(document.problem("recovery.kind", told)) from None
+    operations = Operations(
+        tuple(classes),
+        NO_CHECKPOINTS,
+        partial(_nothing_saved, recover),
+        scenario.failures.detection,
+        scenario.spares,
+        measured,
+    )
+    if recorded_failures(scenario.failures.log, classes, document):
+        raise InvalidInput(document.problem("failures.log", "is read for training runs only; leave it out"))
+    return servers, Job(cluster.ranks, min(node, cluster.ranks), None, scenario.duration), operations
+
+
+def _nothing_saved(recover: Callable[[Loss], Response], loss: Loss) -> Response:
+    """A server has no state to go back to."""
+    return replace(recover(loss), rolls_back=False)
+
+
+def _serve_states(
+    served: ServingAssembly,
+    fleet: Fleet,
+    logs: list[ServiceLog],
+    slowdown: float,
+    progress: Callable[[int, int], None] | None,
+) -> pd.DataFrame:
+    """The service in each of its most frequent states: share of time, and what requests meet there."""
+    share: dict[tuple[int, int], float] = {}
+    for log in logs:
+        for state, part in log.share.items():
+            share[state] = share.get(state, 0.0) + part / len(logs)
+    frequent = sorted(share, key=lambda state: -share[state])[:_SERVED_STATES]
+    rows = []
+    for number, (up, slowed) in enumerate(frequent):
+        if progress is not None:
+            progress(number, len(frequent))
+        row = {"up": up, "slowed": slowed, "share": share[up, slowed]}
+        if up:
+            pool = replace(fleet.pool, servers=up)
+            slow = tuple(Outage(server, 0.0, np.inf, slowdown) for server in range(slowed) if slowdown > 1)
+            row |= _latencies(served, _serve(served, replace(fleet, pool=pool, outages=slow)))
+        else:
+            row |= {"good_share": 0.0, "stopped": ""}
+        rows.append(row)
+    if progress is not None:
+        progress(len(frequent), len(frequent))
+    return pd.DataFrame(rows)
+
+
+def _serve(served: ServingAssembly, fleet: Fleet):
+    scenario = served.scenario
+    rng = np.random.default_rng((scenario.seed, 4))
+    return simulate(served.requests, fleet, rng=rng, queue_limit=scenario.queue_limit)
+
+
+def _latencies(served: ServingAssembly, run) -> dict[str, object]:
+    table = request_table(served, run)
+    judged = table[(table["status"] == "finished") & ~table["warmup"]]
+    return latencies(judged, served) | {"stopped": run.stopped}
+
+
+def latencies(judged: pd.DataFrame, served: ServingAssembly) -> dict[str, float]:
+    """Percentiles of TTFT and TPOT, and the share of requests that meet the scenario's SLO (all, without one)."""
+    found = {}
+    for column in ("ttft_s", "tpot_s"):
+        values = judged[column].dropna()
+        for percentile in (50, 99):
+            found[f"{column[:-2]}_p{percentile}_s"] = float(np.percentile(values, percentile)) if len(values) else np.nan
+    slo = served.scenario.slo
+    good = np.ones(len(judged), dtype=bool)
+    if slo is not None:
+        good = (judged["ttft_s"] <= slo.ttft) & ~(judged["tpot_s"] > slo.tpot)
+    return found | {"good_share": float(np.mean(good)) if len(judged) else 0.0, "requests": len(judged)}
+
+
+def _one_failure(
+    scenario: ServiceRun, served: ServingAssembly, logs: list[ServiceLog], slowdown: float
+) -> tuple[Outage, ...]:
+    """The first server fails once, for as long as servers are down on average; then slowed, where the policy goes on
+    without the rank, for as long as that lasts on average."""
+    arrivals = served.requests.arrival_s
+    start = float(arrivals[0] + (arrivals[-1] - arrivals[0]) * _FAILURE_AT)
+    down = _mean_stretch(logs, DOWN)
+    if down is None:  # nothing failed while it was watched: what one failure takes at least
+        down = scenario.failures.detection + (scenario.recovery.regroup or scenario.recovery.restart)
+    outages = [Outage(0, start, start + down)]
+    if slowdown > 1:
+        lasts = _mean_stretch(logs, ("slowed",)) or 0.0
+        outages.append(Outage(0, start + down, start + down + lasts, slowdown))
+    return tuple(outages)
+
+
+def _mean_stretch(logs: list[ServiceLog], states: tuple[str, ...]) -> float | None:
+    """Mean seconds of an unbroken stay in some states, over all servers and seeds."""
+    total, count = 0.0, 0
+    for log in (server for service in logs for server in service.servers):
+        inside = False
+        for (at, state), (until, _) in zip(log.history, [*log.history[1:], (log.wall_s, "")], strict=True):
+            if state in states:
+                total, count = total + until - at, count + (not inside)
+            inside = state in states
+    return total / count if count else None
+
+
+def _served_through(served: ServingAssembly, fleet: Fleet, outages: tuple[Outage, ...]) -> pd.DataFrame:
+    run = _serve(served, replace(fleet, outages=outages))
+    table = request_table(served, run)
+    begin, end = outages[0].at_s, outages[0].until_s
+    done = table["submitted_s"] + table["latency_s"]
+    part = np.where(done < begin, "before", np.where(table["submitted_s"] < end, "during", "after"))
+    return table.assign(part=part)
+
+
+def _metrics(document, scenario, servers, job, logs, states, requests, outages, measured) -> dict[str, object]:
+    inner = serving_assembly(read_scenario(scenario.serving.scenario, scenario.serving.set, beside=document.file))
+    judged = requests[(requests["status"] == "finished") & ~requests["warmup"]]
+    served_share = float(states["share"].sum())
+    weights = states["share"] / served_share
+    lost = pd.Series([(servers - log.up) * job.devices * log.wall_s / 3600 for log in logs])
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "moesim_version": moesim.__version__,
+        "scenario": Path(document.file).name.removesuffix(".yaml"),
+        "scenario_hash": scenario_hash(document),
+        "description": scenario.description,
+        "seed": scenario.seed,
+        "seeds": scenario.seeds,
+        "servers": servers,
+        "devices": servers * job.devices,
+        "without_rank": {"slowdown": measured[0], "dropped_share": measured[1]},
+        "availability": spread(pd.Series([log.availability for log in logs])),
+        "all_up": spread(pd.Series([log.share.get((servers, 0), 0.0) for log in logs])),
+        "goodput_share": float((weights * states["good_share"]).sum()) * served_share,
+        "lost_device_hours": spread(lost),
+        "failures": _failures(logs),
+        "states": states.astype(object).where(states.notna(), None).to_dict("records"),
+        "unserved_share": 1 - served_share,
+        "one_failure": {
+            "down_s": outages[0].until_s - outages[0].at_s,
+            "slowed_s": sum(outage.until_s - outage.at_s for outage in outages[1:]),
+            "moved": int(requests["preemptions"].gt(0).sum()),
+            **{part: latencies(judged[judged["part"] == part], inner) for part in ("before", "during", "after")},
+        },
+    }
+
+
+def _failures(logs: list[ServiceLog]) -> dict[str, float]:
+    """Mean number of failures of each class that one service met."""
+    names = sorted({name for log in logs for server in log.servers for name in server.failures})
+    return {name: sum(s.failures.get(name, 0) for log in logs for s in log.servers) / len(logs) for name in names}
