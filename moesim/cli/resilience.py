@@ -21,15 +21,21 @@ def resilience(
         typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. checkpoint.interval=daly."),
     ] = None,
 ) -> None:
-    """Simulate weeks of a job with failures: goodput, availability, lost device-hours; what checkpoints cost."""
-    from moesim.study.training_runs import simulate_runs
+    """Simulate weeks of a training run or a service with failures: goodput, availability, what each failure costs."""
+    from moesim.spec.assembly import read_scenario
 
     if out is not None:
         check_folder(out)
+    document = read_scenario(scenario, change or ())
+    show = _service if "serving" in document.data else _training
+    show(document, json, out)
+
+
+def _training(document, json: bool, out: Path | None) -> None:
+    from moesim.study.training_runs import runs_of
+
     progress = Progress()
-    result = simulate_runs(
-        scenario, change or (), keep=out, progress=lambda done, total: progress("seeds", done, total)
-    )
+    result = runs_of(document, keep=out, progress=lambda done, total: progress("seeds", done, total))
     if out is not None:
         from moesim.report.resilience import write_resilience_report
 
@@ -39,6 +45,58 @@ def resilience(
         print_json(result.metrics)
     else:
         _print(result.metrics, result.curve)
+
+
+def _service(document, json: bool, out: Path | None) -> None:
+    from moesim.study.service_runs import service_of
+
+    progress = Progress()
+    result = service_of(document, progress=lambda done, total: progress("states", done, total))
+    if out is not None:
+        from moesim.report.service import write_service_report
+
+        for path in write_service_report(result, out):
+            note(f"wrote {path}")
+    if json:
+        print_json(result.metrics)
+    else:
+        _print_service(result.metrics)
+
+
+def _print_service(metrics: dict) -> None:
+    say(f"{metrics['scenario']}: {metrics['description'].strip()}")
+    say()
+    happened = ", ".join(f"{count:.1f} × {name}" for name, count in metrics["failures"].items()) or "none"
+    say(f"failures      {happened} a run, on {metrics['servers']} servers of {metrics['devices']:,} devices in all")
+    without = metrics["without_rank"]
+    if without["slowdown"] > 1:
+        dropped = f", {without['dropped_share']:.2%} of token-expert pairs dropped" if without["dropped_share"] else ""
+        say(f"one rank less steps take {without['slowdown']:.3f} × as long{dropped}")
+    say(f"availability  {_percent(metrics['availability'])} with a server up")
+    say(f"all up        {_percent(metrics['all_up'])}")
+    say(f"goodput       {metrics['goodput_share']:.2%} of requests are good over all states")
+    lost = metrics["lost_device_hours"]
+    say(f"lost          {lost['mean']:,.0f} device-hours ({lost['p10']:,.0f} – {lost['p90']:,.0f})")
+    say()
+    rows = [(row["up"], row["slowed"], f"{row['share']:.4%}", *_latencies(row)) for row in metrics["states"]]
+    columns = ("TTFT p50", "TTFT p99", "TPOT p50", "TPOT p99", "good")
+    print_table(rows, header=("up", "slowed", "of time", *columns), right=range(8))
+    one = metrics["one_failure"]
+    say()
+    say(
+        f"one failure   a server is down for {_hours(one['down_s'])}, then slowed for {_hours(one['slowed_s'])}; "
+        f"{one['moved']} requests move to other servers"
+    )
+    rows = [(part, one[part]["requests"], *_latencies(one[part])) for part in ("before", "during", "after")]
+    print_table(rows, header=("requests", "number", *columns), right=range(1, 7))
+
+
+def _latencies(row: dict) -> tuple[str, ...]:
+    from moesim.units import format_seconds
+
+    names = ("ttft_p50_s", "ttft_p99_s", "tpot_p50_s", "tpot_p99_s")
+    told = (format_seconds(row[name]) if row.get(name) is not None else "–" for name in names)
+    return (*told, f"{row['good_share']:.1%}")
 
 
 def _print(metrics: dict, curve) -> None:

@@ -11,7 +11,7 @@ from moesim.cli.output import print_json
 
 def schema(
     kind: Annotated[
-        str, typer.Argument(help="scenario, training, serving, resilience, profile, model, sweep or baseline.")
+        str, typer.Argument(help="scenario, training, serving, resilience, service, profile, model, sweep or baseline.")
     ] = "scenario",
 ) -> None:
     """Print the JSON Schema of a kind of YAML file, for editors that complete keys."""

@@ -81,6 +81,12 @@ def _print(metrics: dict) -> None:
     if good := metrics["goodput"]:
         slo = f"TTFT ≤ {format_seconds(good['ttft_s'])}, TPOT ≤ {format_seconds(good['tpot_s'])}"
         say(f"goodput     {good['requests_per_s']:.2f} requests/s, {good['share']:.1%} within {slo}")
+    if scaled := metrics["elastic"]:
+        always = f"{scaled['device_hours']:.1f} device-hours"
+        say(
+            f"elastic     {scaled['mean_servers']:.2f} servers on average, {scaled['most_servers']} at most, {always}; "
+            f"a new one serves after {format_seconds(scaled['start_s'])}"
+        )
     for number, server in enumerate(metrics["servers"]):
         if server["steps"]:
             say(

@@ -128,6 +128,7 @@ def _splits(device: Device, rows: Rows, items: np.ndarray, choices: Mapping[str,
     ``fill`` never starts a second wave, ``overfill`` fills the last one too. ``square_root`` is TensorRT-LLM's rule for
     XQA: sqrt(8·blocks of 128 tokens), up to 8 waves, counting tokens that a window masks.
     """
+    items = np.maximum(items, 1)  # a rank without sequences
     if choices["splits"] == "square_root":
         blocks = rows["context"] // 128
         few = np.minimum(blocks, np.rint(np.sqrt(8 * blocks)))

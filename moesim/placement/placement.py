@@ -34,8 +34,9 @@ class Placement:
         expert = self.expert.reshape(self.expert.shape[0], -1)
         serves = np.ones(expert.shape, dtype=bool)
         if self.dead:
-            serves = ~np.isin(np.arange(expert.shape[1]) // self.slots_per_rank, self.dead) | (
-                only_on(self.expert, self.experts, self.dead)[np.arange(len(expert))[:, None], expert]
+            serves = (
+                ~np.isin(np.arange(expert.shape[1]) // self.slots_per_rank, self.dead)
+                | (only_on(self.expert, self.experts, self.dead)[np.arange(len(expert))[:, None], expert])
             )
         replicas, slot_of = _invert(expert, self.experts, serves)
         object.__setattr__(self, "replicas", replicas)

@@ -67,13 +67,14 @@ class Fleet:
 class Run:
     """A finished or stopped simulation. journals: one a server, the prefill pool's first. stopped: why it ended before
     every request had (``interrupted``, ``overloaded``), or "". servers: (second, servers of the pool that hold devices)
-    at every change."""
+    at every change. moved: requests that left a failed server."""
 
     outcome: Outcome
     journals: tuple[Journal, ...]
     seconds: float
     stopped: str = ""
     servers: tuple[tuple[float, int], ...] = ()
+    moved: int = 0
 
 
 def round_robin(servers: Many[Replica], sequence: Sequence, turn: int) -> int:
@@ -141,8 +142,10 @@ def simulate(
         driver.env.run(until=driver.done)
     except KeyboardInterrupt:
         driver.stopped = "interrupted"
-    servers = tuple(driver.back.history)
-    return Run(driver.outcome(), tuple(driver.journals), float(driver.env.now), driver.stopped, servers)
+    back = driver.back
+    return Run(
+        driver.outcome(), tuple(driver.journals), float(driver.env.now), driver.stopped, tuple(back.history), back.moved
+    )
 
 
 class _Driver:

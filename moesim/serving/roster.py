@@ -7,6 +7,7 @@ at the balancer.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Many
 from dataclasses import dataclass
@@ -38,8 +39,9 @@ class Outage:
 class Elastic:
     """When servers are added and taken away.
 
-    fewest, most: servers that are up. grow_at, shrink_at: requests waiting per server that is up, above and below which
-    one is added or drained; below `shrink_at` with the batches of those left below `shrink_batch` requests each.
+    fewest, most: servers that are up. One is added when more than `grow_at` requests wait, or more than `grow_batch`
+    are in the system, for each server that is up or starting; one is drained when at most `shrink_at` wait for each
+    and those left would have fewer than `shrink_batch` each.
     period_s: between two looks. start_s: until an added server takes requests (a device is provided, weights or experts
     are loaded). A drained server takes no more and leaves when it is empty.
     """
@@ -51,6 +53,7 @@ class Elastic:
     shrink_batch: float
     period_s: float
     start_s: float
+    grow_batch: float = math.inf
 
 
 class SlowedSteps:
@@ -69,7 +72,8 @@ class SlowedSteps:
 
 
 class Roster:
-    """The servers of one pool, and which of them are up. history: (second, servers that hold devices)."""
+    """The servers of one pool, and which of them are up. history: (second, servers that hold devices).
+    moved: requests that left a failed server."""
 
     def __init__(self, env: simpy.Environment, servers: list[Replica], balance: Balance, up: int):
         self._env, self.servers, self._balance = env, servers, balance
@@ -79,6 +83,7 @@ class Roster:
         self._starting = 0
         self._parked: list[Sequence] = []
         self._turn = 0
+        self.moved = 0
         self.history: list[tuple[float, int]] = [(env.now, up)]
 
     def submit(self, sequence: Sequence) -> None:
@@ -113,6 +118,7 @@ class Roster:
             self._up.remove(server)
         self._failed.add(server)
         for sequence in server.evict():
+            self.moved += 1
             self.submit(sequence)
         yield self._env.timeout(outage.until_s - self._env.now)
         self._failed.discard(server)
@@ -128,15 +134,15 @@ class Roster:
             self._draining = {server for server in self._draining if server.in_system}
             self._note()
             up = len(self._up)
-            waiting = self.queued() / max(up, 1)
-            if waiting > rule.grow_at and up + self._starting < rule.most:
+            coming = up + self._starting
+            waiting, in_system = self.queued(), len(self._parked) + sum(server.in_system for server in self._up)
+            crowded = waiting > rule.grow_at * coming or in_system > rule.grow_batch * coming
+            if crowded and coming < rule.most:
                 self._env.process(self._grow(rule))
-            elif up > rule.fewest and waiting <= rule.shrink_at:
-                in_system = sum(server.in_system for server in self._up)
-                if in_system < rule.shrink_batch * (up - 1):
-                    server = min(self._up, key=lambda server: server.in_system)
-                    self._up.remove(server)
-                    self._draining.add(server)
+            elif up > rule.fewest and waiting <= rule.shrink_at * up and in_system < rule.shrink_batch * (up - 1):
+                server = min(self._up, key=lambda server: server.in_system)
+                self._up.remove(server)
+                self._draining.add(server)
 
     def _grow(self, rule: Elastic) -> Iterator[simpy.Event]:
         self._starting += 1

@@ -21,7 +21,7 @@ from moesim.spec.assembly import Assembly, assemble, read_scenario
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Document, Spec
 from moesim.spec.placement_options import PlacementOptions
-from moesim.spec.quantities import Seconds
+from moesim.spec.quantities import BytesPerSecond, Seconds
 from moesim.spec.routing import Routing
 from moesim.spec.scenario import Cluster, Count, Network, Parallelism, Precision
 from moesim.workload.overlap import OVERLAPS
@@ -100,6 +100,25 @@ class PrefillPool(Spec):
     servers: Count = 1
 
 
+class Scaling(Spec):
+    """How many of `servers` are up: `fewest` at first.
+
+    One more when over `grow_at` requests wait, or over `grow_batch` are in the system, for each server; one less when
+    at most `shrink_at` wait for each and those left would have fewer than `shrink_batch` each. Looked at every
+    `period`. provision: until a new server has its devices; then it loads its weights, from a running server over the
+    topology, or from `storage` at its bytes/s.
+    """
+
+    fewest: Count = 1
+    grow_at: Annotated[float, Field(ge=0)] = 1.0
+    grow_batch: Annotated[float, Field(gt=0)] | None = None
+    shrink_at: Annotated[float, Field(ge=0)] = 0.0
+    shrink_batch: Annotated[float, Field(gt=0)]
+    period: Seconds
+    provision: Seconds
+    storage: BytesPerSecond | None = None
+
+
 class Objective(Spec):
     """What a request must meet to count as good."""
 
@@ -124,6 +143,7 @@ class ServingScenario(Spec):
     server: Server
     servers: Count = 1
     balancer: Literal[tuple(BALANCERS)] = "least_loaded"
+    elastic: Scaling | None = None
     steps: Steps = Steps()
     prefill: PrefillPool | None = None
     slo: Objective | None = None
@@ -165,6 +185,9 @@ def serving_assembly(document: Document) -> ServingAssembly:
         requests = _requests(scenario, document.file)
     except InvalidInput as error:
         raise document.locate(error, "load") from None
+    if scenario.elastic is not None and scenario.elastic.fewest > scenario.servers:
+        told = f"{scenario.elastic.fewest} are more than the {scenario.servers} servers there are; write fewer"
+        raise InvalidInput(document.problem("elastic.fewest", told))
     decode = assemble(_step_document(document, {}))
     prefill = None
     if scenario.prefill is not None:

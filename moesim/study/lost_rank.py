@@ -12,9 +12,9 @@ from moesim.network.fidelity import FIDELITIES
 from moesim.placement.loss import lose_ranks, refill
 from moesim.routing.replay import Routes
 from moesim.spec.assembly import Assembly
+from moesim.spec.parts import overlap_of
 from moesim.workload.deployment import Batch
 from moesim.workload.inference import inference_step
-from moesim.workload.overlap import OVERLAPS
 
 _SAMPLED = 4  # ranks, evenly spaced, that are lost in turn
 _TOKENS = 64  # of a rank, in the steps that are compared
@@ -117,7 +117,6 @@ def _only(routes: Routes, tokens: np.ndarray, per_rank: np.ndarray) -> Routes:
 
 
 def _seconds(assembly: Assembly) -> float:
-    overlap = OVERLAPS[assembly.scenario.overlap.kind]
-    step = inference_step(assembly.deployment, assembly.batch, assembly.routes, overlap)
+    step = inference_step(assembly.deployment, assembly.batch, assembly.routes, overlap_of(assembly.scenario))
     rates = FIDELITIES[assembly.deployment.fidelity].rates
     return simulate([step.program], rates, assembly.deployment.network.capacity).makespan_s

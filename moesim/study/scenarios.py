@@ -9,7 +9,7 @@ from typing import Protocol
 from moesim.errors import Infeasible, InvalidInput, Problem
 from moesim.spec.assembly import assemble
 from moesim.spec.loading import Document, Spec
-from moesim.spec.resilience_scenario import TrainingRun
+from moesim.spec.resilience_scenario import ServiceRun, TrainingRun
 from moesim.spec.scenario import Scenario
 from moesim.spec.serving_scenario import ServingScenario, serving_assembly
 from moesim.study.run import run_assembly
@@ -43,6 +43,12 @@ def _run_weeks(document: Document, changes: tuple[str, ...]) -> Outcome:
     return runs_of(document)
 
 
+def _run_service(document: Document, changes: tuple[str, ...]) -> Outcome:
+    from moesim.study.service_runs import service_of
+
+    return service_of(document)
+
+
 def _run_serving(document: Document, changes: tuple[str, ...]) -> Outcome:
     from moesim.study.serve import serve
 
@@ -65,7 +71,14 @@ KINDS: dict[str, ScenarioKind] = {
         ("ttft_s.p50", "ttft_s.p99", "tpot_s.p50", "tpot_s.p99", "output_tokens_per_s_per_device", "cached_share"),
         "output_tokens_per_s_per_device",
     ),
-    "failures": ScenarioKind(
+    "serving": ScenarioKind(
+        "service run",
+        ServiceRun,
+        _run_service,
+        ("goodput_share", "availability.mean", "all_up.mean", "lost_device_hours.mean"),
+        "goodput_share",
+    ),
+    "checkpoint": ScenarioKind(
         "training run",
         TrainingRun,
         _run_weeks,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from moesim.spec.serving_constants import Fitted, load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, assemble_serving
 from moesim.study.metrics import rounded
 from moesim.study.run import SCHEMA_VERSION, scenario_hash
+from moesim.study.scaling import elastic_rule
 from moesim.workload.footprint import kv_bytes
 
 PERCENTILES = (50, 90, 95, 99)
@@ -84,13 +86,19 @@ def build_fleet(assembly: ServingAssembly, fitted: Fitted) -> Fleet:
     stack = fitted.stacks[scenario.server.preset]
     pool = _pool(assembly, assembly.decode, scenario.server.policy(), scenario.servers, stack)
     frontend = Frontend(stack.frontend_fixed, stack.frontend_request)
+    elastic = elastic_rule(scenario, assembly.decode)
     if assembly.prefill is None:
-        return Fleet(pool, balancer=scenario.balancer, frontend=frontend)
+        return Fleet(pool, balancer=scenario.balancer, frontend=frontend, elastic=elastic)
     own = scenario.prefill
     constants = fitted.stacks[own.server.preset]
     prefill = _pool(assembly, assembly.prefill, own.server.policy(), own.servers, constants)
     transfer = transfer_line(assembly.prefill, assembly.decode)
-    return Fleet(pool, prefill, lambda tokens: transfer[0] + transfer[1] * tokens, scenario.balancer, frontend)
+    line = partial(_on_line, *transfer)
+    return Fleet(pool, prefill, line, scenario.balancer, frontend, elastic=elastic)
+
+
+def _on_line(fixed_s: float, token_s: float, tokens: int) -> float:
+    return fixed_s + token_s * tokens
 
 
 def _pool(assembly: ServingAssembly, placed: Assembly, policy: Policy, servers: int, constants: Constants) -> Pool:
@@ -205,6 +213,7 @@ def serving_metrics(
         "output_tokens_per_s_per_device": float(judged["output_len"].sum()) * rate / devices,
         "tokens_per_s_per_user": float(1 / judged["tpot_s"].mean()) if len(judged) else None,
         "devices": devices,
+        "elastic": _scaled(run, fleet, scenario.cluster.devices) if fleet.elastic else None,
         "cached_share": float(table["cached_tokens"].sum() / table["input_len"].sum()),
         "goodput": _goodput(scenario.slo, judged, rate),
         "servers": server_metrics(run),
@@ -222,6 +231,20 @@ def distribution(values: pd.Series, interval: tuple[float, float] | None = None)
     if interval is not None:
         found |= {"mean_low": found["mean"] * interval[0], "mean_high": found["mean"] * interval[1]}
     return found
+
+
+def _scaled(run: Run, fleet: Fleet, devices: int) -> dict[str, float]:
+    """What scaling did: servers over time, and device-hours against all servers being up throughout."""
+    begins = np.array([at for at, _ in run.servers])
+    counts = np.array([count for _, count in run.servers])
+    hours = float((np.diff(begins, append=run.seconds) * counts).sum()) * devices / 3600
+    return {
+        "start_s": fleet.elastic.start_s,
+        "most_servers": int(counts.max()),
+        "mean_servers": hours * 3600 / devices / run.seconds if run.seconds else 0.0,
+        "changes": len(counts) - 1,
+        "device_hours": hours,
+    }
 
 
 def _goodput(slo, judged: pd.DataFrame, rate: float) -> dict[str, float] | None:

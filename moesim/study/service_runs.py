@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 
 import moesim
-from moesim.errors import InvalidInput, Problem
+from moesim.errors import InvalidInput
 from moesim.resilience.failures import FailureClass
 from moesim.resilience.process import DOWN, Job, Operations
 from moesim.resilience.recovery import Loss, Response
@@ -77,8 +77,15 @@ def service_of(document: Document, *, progress: Callable[[int, int], None] | Non
     fleet = build_fleet(served, load_fitted())
     states = _serve_states(served, fleet, logs, measured[0], progress)
     outages = _one_failure(scenario, served, logs, measured[0])
-    requests = _served_through(served, fleet, outages)
-    metrics = _metrics(document, scenario, servers, job, logs, states, requests, outages, measured)
+    requests, moved = _served_through(served, fleet, outages)
+    judged = requests[(requests["status"] == "finished") & ~requests["warmup"]]
+    one = {
+        "down_s": outages[0].until_s - outages[0].at_s,
+        "slowed_s": sum(outage.until_s - outage.at_s for outage in outages[1:]),
+        "moved": moved,
+        **{part: latencies(judged[judged["part"] == part], served) for part in ("before", "during", "after")},
+    }
+    metrics = _metrics(document, scenario, (servers, job, logs), states, measured) | {"one_failure": one}
     return ServiceResult(rounded(metrics), states, requests, outages)
 
 
@@ -175,7 +182,9 @@ def latencies(judged: pd.DataFrame, served: ServingAssembly) -> dict[str, float]
     for column in ("ttft_s", "tpot_s"):
         values = judged[column].dropna()
         for percentile in (50, 99):
-            found[f"{column[:-2]}_p{percentile}_s"] = float(np.percentile(values, percentile)) if len(values) else np.nan
+            found[f"{column[:-2]}_p{percentile}_s"] = (
+                float(np.percentile(values, percentile)) if len(values) else np.nan
+            )
     slo = served.scenario.slo
     good = np.ones(len(judged), dtype=bool)
     if slo is not None:
@@ -186,44 +195,54 @@ def latencies(judged: pd.DataFrame, served: ServingAssembly) -> dict[str, float]
 def _one_failure(
     scenario: ServiceRun, served: ServingAssembly, logs: list[ServiceLog], slowdown: float
 ) -> tuple[Outage, ...]:
-    """The first server fails once, for as long as servers are down on average; then slowed, where the policy goes on
-    without the rank, for as long as that lasts on average."""
+    """The first server fails once, for as long as servers usually are down (median).
+
+    Then it is slowed, where the policy goes on without the rank, for as long as that usually lasts.
+    """
     arrivals = served.requests.arrival_s
     start = float(arrivals[0] + (arrivals[-1] - arrivals[0]) * _FAILURE_AT)
-    down = _mean_stretch(logs, DOWN)
+    down = _usual_stretch(logs, DOWN)
     if down is None:  # nothing failed while it was watched: what one failure takes at least
         down = scenario.failures.detection + (scenario.recovery.regroup or scenario.recovery.restart)
     outages = [Outage(0, start, start + down)]
     if slowdown > 1:
-        lasts = _mean_stretch(logs, ("slowed",)) or 0.0
+        lasts = _usual_stretch(logs, ("slowed",)) or 0.0
         outages.append(Outage(0, start + down, start + down + lasts, slowdown))
     return tuple(outages)
 
 
-def _mean_stretch(logs: list[ServiceLog], states: tuple[str, ...]) -> float | None:
-    """Mean seconds of an unbroken stay in some states, over all servers and seeds."""
-    total, count = 0.0, 0
+def _usual_stretch(logs: list[ServiceLog], states: tuple[str, ...]) -> float | None:
+    """Median seconds of an unbroken stay in some states, over all servers and seeds; None if there was none."""
+    stays: list[float] = []
     for log in (server for service in logs for server in service.servers):
         inside = False
         for (at, state), (until, _) in zip(log.history, [*log.history[1:], (log.wall_s, "")], strict=True):
-            if state in states:
-                total, count = total + until - at, count + (not inside)
+            if state in states and inside:
+                stays[-1] += until - at
+            elif state in states:
+                stays.append(until - at)
             inside = state in states
-    return total / count if count else None
+    return float(np.median(stays)) if stays else None
 
 
-def _served_through(served: ServingAssembly, fleet: Fleet, outages: tuple[Outage, ...]) -> pd.DataFrame:
+def _served_through(served: ServingAssembly, fleet: Fleet, outages: tuple[Outage, ...]) -> tuple[pd.DataFrame, int]:
+    """(requests with the part of the run that they fall into, requests that left the failed server)."""
     run = _serve(served, replace(fleet, outages=outages))
     table = request_table(served, run)
     begin, end = outages[0].at_s, outages[0].until_s
     done = table["submitted_s"] + table["latency_s"]
     part = np.where(done < begin, "before", np.where(table["submitted_s"] < end, "during", "after"))
-    return table.assign(part=part)
+    return table.assign(part=part), run.moved
 
 
-def _metrics(document, scenario, servers, job, logs, states, requests, outages, measured) -> dict[str, object]:
-    inner = serving_assembly(read_scenario(scenario.serving.scenario, scenario.serving.set, beside=document.file))
-    judged = requests[(requests["status"] == "finished") & ~requests["warmup"]]
+def _metrics(
+    document: Document,
+    scenario: ServiceRun,
+    service: tuple[int, Job, list[ServiceLog]],
+    states: pd.DataFrame,
+    measured: tuple[float, float],
+) -> dict[str, object]:
+    servers, job, logs = service
     served_share = float(states["share"].sum())
     weights = states["share"] / served_share
     lost = pd.Series([(servers - log.up) * job.devices * log.wall_s / 3600 for log in logs])
@@ -245,12 +264,6 @@ def _metrics(document, scenario, servers, job, logs, states, requests, outages, 
         "failures": _failures(logs),
         "states": states.astype(object).where(states.notna(), None).to_dict("records"),
         "unserved_share": 1 - served_share,
-        "one_failure": {
-            "down_s": outages[0].until_s - outages[0].at_s,
-            "slowed_s": sum(outage.until_s - outage.at_s for outage in outages[1:]),
-            "moved": int(requests["preemptions"].gt(0).sum()),
-            **{part: latencies(judged[judged["part"] == part], inner) for part in ("before", "during", "after")},
-        },
     }
 
 
