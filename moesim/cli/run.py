@@ -69,6 +69,7 @@ def _print(metrics: dict) -> None:
     if hbm["largest_batch"] is not None:
         say(f"              fits up to {hbm['largest_batch']} sequences per data-parallel rank")
     _print_hot_spots(metrics)
+    _print_routing(metrics)
     if "speculative" in metrics:
         _print_speculative(metrics["speculative"])
     if "offload" in metrics:
@@ -82,6 +83,24 @@ def _print(metrics: dict) -> None:
     say()
     for name, text in metrics["provenance"].items():
         say(f"{name}: {text}")
+
+
+def _print_routing(metrics: dict) -> None:
+    from moesim.units import format_seconds
+
+    if found := metrics.get("router"):
+        kernels = f"{found['kernels_per_layer']} kernels a layer"
+        say(f"router        {found['kind']}: {kernels}, {format_seconds(found['layer_s'])}")
+        if found.get("hit_rate") is not None:
+            right = f", {found['agreement']:.1%} of their choices right" if found["agreement"] is not None else ""
+            say(f"              {found['hit_rate']:.1%} of tokens looked up on the later half of the trace{right}")
+        if "miss_penalty_s" in found:
+            say(f"              a layer whose tokens all miss takes {format_seconds(found['miss_penalty_s'])} longer")
+    if found := metrics.get("dropped"):
+        say(
+            f"dropped       {found['share']:.1%} of choices, {found['worst_layer_share']:.1%} in MoE layer "
+            f"{found['worst_layer']}; {found['tokens_without_experts']:.1%} of tokens found no expert"
+        )
 
 
 def _print_speculative(found: dict) -> None:

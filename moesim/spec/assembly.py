@@ -16,10 +16,12 @@ from moesim.model.parallelism import Parallelism, for_inference
 from moesim.network.routes import Network, build_network
 from moesim.placement.placement import Placement
 from moesim.placement.policies import LEARNING
+from moesim.routing.dropping import drop_over_capacity
 from moesim.routing.latent import Geometry
 from moesim.routing.load import expert_load
 from moesim.routing.relabel import block_labels, relabel_ids, relabel_load
 from moesim.routing.replay import Routes, check_geometry, replay, split
+from moesim.routing.route_cache import CacheQuality
 from moesim.routing.runs import in_one_step
 from moesim.routing.synthesis import balanced_routes
 from moesim.routing.trace import RouterTrace
@@ -40,9 +42,11 @@ from moesim.spec.parts import (
 )
 from moesim.spec.placing import Site, arrange, place_experts
 from moesim.spec.profile import load_profile
+from moesim.spec.router import router_of
 from moesim.spec.scenario import Scenario
 from moesim.workload.deployment import Batch, Deployment, PrecisionPolicy
 from moesim.workload.footprint import check_fits, footprint
+from moesim.workload.routers import RouterPolicy
 from moesim.workload.speculative import Draft, speculative_footprint
 
 # Share of a trace's sequences that a load-aware placement learns from; the rest is replayed.
@@ -54,7 +58,8 @@ _SYNTHETIC_TOKENS = (8192, 65536)  # least and most tokens of a synthetic trace
 class Assembly:
     """A scenario ready to run. routes: of the (first) step; None for a dense model. offload: steps that it replays.
 
-    draft: what proposes tokens that a decode step checks.
+    draft: what proposes tokens that a decode step checks. route_cache: how good looked-up routes are. dropped:
+    [moe_layer] share of the step's choices that their experts had no room for.
     """
 
     name: str
@@ -66,6 +71,8 @@ class Assembly:
     routes: Routes | None
     offload: OffloadJob | None = None
     draft: Draft | None = None
+    route_cache: CacheQuality | None = None
+    dropped: np.ndarray | None = None
 
     def provenance(self) -> dict[str, str]:
         """Where the inputs come from, in words."""
@@ -137,6 +144,10 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
         tell.now(lambda: check_geometry(trace, experts.routed, experts.top_k), "routing")
         site = site_of(scenario, model, cluster, network, parallelism, precision, trace)
         placement = tell.now(lambda: place_experts(scenario.placement, site, learned), "placement")
+    router, quality = RouterPolicy(), None
+    if scenario.router is not None:
+        chosen = experts and model.layers[model.moe_layers[0]].experts
+        router, quality = tell.now(lambda: router_of(scenario.router, chosen, trace), "router")
     deployment = Deployment(
         model=model,
         cluster=cluster,
@@ -148,6 +159,7 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
         placement=placement,
         fidelity=scenario.network.fidelity,
         instances=scenario.parallelism.instances,
+        router=router,
     )
     draft = tell.now(lambda: _draft(scenario, deployment, document), "workload.speculative")
     # What cannot fit whatever is routed is said before a token is.
@@ -156,6 +168,10 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
         check_fits(needs if draft is None else speculative_footprint(needs, draft, batch))
     if experts:
         routes = tell.now(lambda: draw_routes(scenario, site, replayed, batch, placement), "routing")
+    dropped = None
+    if scenario.capacity is not None and routes is not None:
+        limit = scenario.capacity
+        routes, dropped = drop_over_capacity(routes, placement.experts, factor=limit.factor, group=limit.group)
     offload = None
     if scenario.offload is not None:
         more = range(1, scenario.offload.steps)
@@ -169,7 +185,19 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
             "offload",
         )  # fmt: skip
     name = Path(document.file).name.removesuffix(".yaml")
-    return Assembly(name, _title(scenario, model, hardware), scenario, deployment, batch, trace, routes, offload, draft)
+    return Assembly(
+        name,
+        _title(scenario, model, hardware),
+        scenario,
+        deployment,
+        batch,
+        trace,
+        routes,
+        offload,
+        draft,
+        quality,
+        dropped,
+    )
 
 
 def _wrong_degrees(document: Document) -> tuple[Problem, ...]:
@@ -282,9 +310,10 @@ def _check_offload(scenario: Scenario, model: MoEModel) -> None:
     kind, instances = scenario.workload.kind, scenario.parallelism.instances
     speculative = getattr(scenario.workload, "speculative", None) is not None
     choice = scenario.placement.replica_choice
-    if problems := offload_problems(
-        kind, scenario.routing.kind, instances, bool(model.moe_layers), choice, speculative
-    ):
+    problems = offload_problems(kind, scenario.routing.kind, instances, bool(model.moe_layers), choice, speculative)
+    if scenario.capacity is not None:
+        problems.append(Problem("offloading knows no dropped tokens; drop this block", "capacity"))
+    if problems:
         raise InvalidInput(problems)
 
 

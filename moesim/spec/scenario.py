@@ -14,6 +14,7 @@ from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
 from moesim.spec.offload import Offload
 from moesim.spec.placement_options import PlacementOptions
+from moesim.spec.router import Capacity, RouterKind
 from moesim.spec.routing import Routing
 from moesim.spec.speculative import Speculative
 from moesim.workload.overlap import OVERLAPS
@@ -105,5 +106,7 @@ class Scenario(Spec):
     network: Network = Network()
     memory: Memory = Memory()
     offload: Offload | None = None
+    router: RouterKind | None = None
+    capacity: Capacity | None = None
     software: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0

@@ -17,6 +17,7 @@ from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
 from moesim.study.metrics import per_step, rounded, step_metrics
 from moesim.study.offload import offload_metrics, offload_needs, simulate_offload
+from moesim.study.routing_facts import dropping_metrics, router_metrics
 from moesim.study.speculative import speculative_metrics
 from moesim.workload.footprint import Footprint, check_fits, footprint, largest_batch
 from moesim.workload.inference import Step, inference_step
@@ -59,6 +60,10 @@ def run_assembly(document: Document, assembly: Assembly, changes: tuple[str, ...
         found = per_step(found, assembly.scenario.offload.steps) | {"offload": offload_metrics(assembly, timeline)}
     if assembly.draft is not None:
         found = speculative_metrics(found, assembly.draft, step, timeline, drafting)
+    if assembly.scenario.router is not None and assembly.routes is not None:
+        found["router"] = router_metrics(assembly.deployment, assembly.batch, assembly.route_cache)
+    if assembly.dropped is not None:
+        found["dropped"] = dropping_metrics(assembly.dropped, assembly.routes.count)
     metrics = {
         "schema_version": SCHEMA_VERSION,
         "moesim_version": moesim.__version__,

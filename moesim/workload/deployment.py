@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from moesim.model.architecture import MoEModel
 from moesim.model.parallelism import Parallelism
 from moesim.network.routes import Network
 from moesim.placement.placement import Placement
+from moesim.workload.routers import RouterPolicy
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Deployment:
     parallelism: of one instance. instances: equal, independent copies of the model on consecutive ranks (the slices of
     a pod); each has its own tokens. kernel: of dispatch and combine, a key of `moesim.cost.exchange.KERNELS`.
     placement: None when the model has no routed experts. fidelity: of the network, a key of
-    `moesim.network.fidelity.FIDELITIES`.
+    `moesim.network.fidelity.FIDELITIES`. router: how experts are chosen.
     """
 
     model: MoEModel
@@ -53,6 +54,7 @@ class Deployment:
     placement: Placement | None
     fidelity: str = "coflow"
     instances: int = 1
+    router: RouterPolicy = field(default_factory=RouterPolicy)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

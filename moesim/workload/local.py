@@ -20,6 +20,7 @@ from moesim.model import shapes
 from moesim.model.architecture import Attention, Layer
 from moesim.model.shapes import Projection
 from moesim.workload.deployment import Batch, Deployment
+from moesim.workload.routers import ROUTERS, Gate
 
 BF16 = PRECISIONS["bf16"]
 
@@ -84,11 +85,10 @@ def shared_expert_work(deployment: Deployment, layer: Layer, tokens: np.ndarray,
 
 
 def router_work(deployment: Deployment, layer: Layer, tokens: np.ndarray) -> list[Work]:
-    """Norm, the router's product in BF16, and the choice of the top-k among FP32 scores (one pass over them)."""
-    product = shapes.router(layer, deployment.model.hidden)[0]
-    scores = memory_bound(deployment.machine, tokens * layer.experts.routed * PRECISIONS["fp32"].bytes)
-    logits = gemm(deployment.machine, tokens, product.n, product.k, weights=BF16, activations=BF16)
-    return [work("router", [_norm(deployment, tokens), logits, scores])]
+    """Norm in front of the experts, and their choice as the deployment's router makes it."""
+    gate = Gate(deployment.machine, deployment.model.hidden, layer.experts, tokens)
+    chosen = ROUTERS[deployment.router.kind](gate, **deployment.router.options)
+    return [work("router", chosen.costs)]
 
 
 def head_tokens(batch: Batch, sequences: np.ndarray) -> np.ndarray:
