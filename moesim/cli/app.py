@@ -15,6 +15,7 @@ from moesim.cli.compare import compare
 from moesim.cli.compare_routers import compare_routers
 from moesim.cli.offload import offload
 from moesim.cli.pareto import pareto
+from moesim.cli.place import place
 from moesim.cli.resilience import resilience
 from moesim.cli.run import run
 from moesim.cli.schema import schema
@@ -41,6 +42,7 @@ for command in (
     serve,
     pareto,
     resilience,
+    place,
     sweep,
     compare,
     profiles,

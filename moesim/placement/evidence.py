@@ -19,8 +19,8 @@ class Evidence:
     where a token has fewer. None where only loads are known; policies that need it say so.
     source: [token] server that holds each token of the sample, None when every server holds a like share of all.
     level: of the dispatch kernel, one of `moesim.placement.traffic.LEVELS`.
-    toll: [server, rank, link] seconds that one token copy from the average rank of a server to a rank, and back, keeps
-    each link busy; None where it was not asked for. seed: of policies that draw.
+    toll: [server · ranks + rank, link] scipy CSR: seconds that one token copy from the average rank of a server to a
+    rank, and its answer, keep each link busy; None where it was not asked for. seed: of policies that draw.
     """
 
     node: np.ndarray
@@ -28,7 +28,7 @@ class Evidence:
     sample: Callable[[int], np.ndarray] | None = None
     source: np.ndarray | None = None
     level: str = "expert"
-    toll: np.ndarray | None = field(default=None, repr=False)
+    toll: object | None = field(default=None, repr=False)
     seed: int = 0
 
     def __post_init__(self):

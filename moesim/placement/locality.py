@@ -66,11 +66,13 @@ def topology_aware(
     place = {"expert": None, "rank": np.arange(ranks), "node": server}[known.level]
 
     def price(state: _State) -> tuple[np.ndarray, float]:
-        origin = state.origin(len(known.servers))  # [slot, server] share of a copy's tokens
-        busy = np.einsum("is,i,isl->l", origin, state.sent(), known.toll.transpose(1, 0, 2)[state.rank])
+        origin = state.origin(len(known.servers))  # [copy, server] share of a copy's tokens
+        sent = np.zeros((ranks, len(known.servers)))
+        np.add.at(sent, state.rank, origin * state.sent()[:, None])
+        busy = sent.T.ravel() @ known.toll
         longest = busy.max(initial=0.0)
         scarce = (busy / longest) ** 8 if longest else np.zeros_like(busy)  # a soft maximum: the busiest links rule
-        fare = known.toll @ scarce  # [server, rank]
+        fare = (known.toll @ scarce).reshape(-1, ranks)  # [server, rank]
         return state.messages_to(place) * (origin @ fare), float(longest + 1e-3 * busy.mean())
 
     return _search("topology_aware", load, known, place, price, slots_per_rank, slack)

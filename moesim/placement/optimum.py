@@ -44,9 +44,15 @@ def optimal(
             f"{size:,} variables a layer, more than {MOST_VARIABLES:,}; compare with the bound of moesim place instead"
         )
     heuristics = [policy(load, ranks, evidence, slots_per_rank=slots_per_rank) for policy in (replicate_hot, eplb)]
-    placed, bounds = [], []
+    placed, bounds, solved = [], [], {}
     for layer, row in enumerate(load.astype(float)):
-        found, bound = _solve(row, ranks, slots_per_rank, time_limit_s)
+        # Layers that differ only in their experts' numbers (a short trace replayed in blocks) are solved once.
+        hottest_first = np.argsort(-row, kind="stable")
+        key = row[hottest_first].tobytes()
+        if key not in solved:
+            solved[key] = _solve(row[hottest_first], ranks, slots_per_rank, time_limit_s)
+        found, bound = solved[key]
+        found = None if found is None else hottest_first[found]
         candidates = [held for held in (found, *(each.expert[layer] for each in heuristics)) if held is not None]
         placed.append(min(candidates, key=lambda held, row=row: hottest(row, held)))
         bounds.append(max(bound, simple_bound(row[None], ranks, slots_per_rank)[0]))
@@ -78,7 +84,8 @@ def _most_copies(experts: int, ranks: int, slots_per_rank: int) -> int:
 
 
 def _solve(load: np.ndarray, ranks: int, slots: int, time_limit_s: float) -> tuple[np.ndarray | None, float]:
-    """Expert [rank, slot] (None if none was found in time) and the proven lower bound of one layer's loads [expert]."""
+    """Expert [rank, slot] (None if none was found in time) and the proven lower bound of one layer's loads [expert],
+    hottest first."""
     from scipy.optimize import Bounds, LinearConstraint, milp
 
     experts, copies = len(load), _most_copies(len(load), ranks, slots)
@@ -126,6 +133,9 @@ def _constraints(load: np.ndarray, ranks: int, slots: int, copies: int):
         low.append(least)
         high.append(most)
 
+    # Ranks are alike: say where the hottest expert stands, so that the solver need not try its other places.
+    for count in range(copies):
+        add([(x[0, : count + 1, count], 1.0), (y[0, count], -(count + 1.0))], 0, 0)
     for expert in range(experts):
         add([(y[expert], 1.0)], 1, 1)
         for count in range(copies):

@@ -108,6 +108,25 @@ def split(trace: RouterTrace, share: float) -> tuple[RouterTrace, RouterTrace]:
     return select_sequences(trace, np.flatnonzero(chosen)), select_sequences(trace, np.flatnonzero(~chosen))
 
 
+def split_in_time(trace: RouterTrace, share: float) -> tuple[RouterTrace, RouterTrace]:
+    """Cut a trace into its earlier sequences, to learn a placement on, and its later ones, to judge it by.
+
+    share: part of the sequences that are earlier, in (0, 1). Sequences stand in the order of the trace, or of their
+    first step where steps are recorded. Raises InvalidInput, with field ``learn_share``, if either part would be empty.
+    """
+    order = np.arange(trace.sequences)
+    if trace.step is not None:
+        order = np.argsort(np.asarray(trace.step)[trace.offsets[:-1]], kind="stable")
+    earlier = int(trace.sequences * share + 1e-9)
+    if not 0 < share < 1 or not 0 < earlier < trace.sequences:
+        message = (
+            f"a share of {share:g} leaves the earlier or the later part of the {trace.sequences} sequences of "
+            f"{trace.name} empty; write a share between 0 and 1, or give a trace with more sequences"
+        )
+        raise InvalidInput(Problem(message, "learn_share"))
+    return select_sequences(trace, np.sort(order[:earlier])), select_sequences(trace, np.sort(order[earlier:]))
+
+
 def select_sequences(trace: RouterTrace, sequences: np.ndarray) -> RouterTrace:
     """The trace of these sequences only (indices, in the order given), copied into memory."""
     lengths = np.diff(trace.offsets)[sequences]

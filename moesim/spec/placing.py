@@ -90,8 +90,10 @@ def _evidence(kind: Kind, site: Site, learned: RouterTrace) -> Evidence:
     return Evidence(site.node, site.geometry.groups, sample, source, level, toll, site.seed)
 
 
-def _toll(site: Site) -> np.ndarray:
-    """Seconds [server, rank, link] that one copy from a server's average rank to a rank, and its answer, take."""
+def _toll(site: Site) -> object:
+    """Seconds (see `Evidence.toll`) that one copy from a server's average rank to a rank, and its answer, take."""
+    from scipy.sparse import coo_array
+
     ranks = site.parallelism.devices
     if ranks > _MOST_RANKS:
         message = f"topology_aware looks at the links between all pairs of ranks, at most {_MOST_RANKS} ranks"
@@ -103,11 +105,11 @@ def _toll(site: Site) -> np.ndarray:
     servers, server = np.unique(site.cluster.node[:ranks], return_inverse=True)
     each = share / site.network.capacity[link]
     size = np.bincount(server)[server]  # ranks that share a server's one copy
-    toll = np.zeros((len(servers), ranks, site.network.capacity.size))
     dispatch, combine = (site.model.hidden * precision.bytes for precision in site.wire)
-    np.add.at(toll, (server[source], target, link), dispatch * each / size[source])
-    np.add.at(toll, (server[target], source, link), combine * each / size[target])
-    return toll
+    seconds = np.concatenate([dispatch * each / size[source], combine * each / size[target]])
+    rows = np.concatenate([server[source] * ranks + target, server[target] * ranks + source])
+    entries = (seconds, (rows, np.concatenate([link, link])))
+    return coo_array(entries, shape=(len(servers) * ranks, site.network.capacity.size)).tocsr()
 
 
 def arrange(

@@ -52,7 +52,7 @@ def footprint(deployment: Deployment, batch: Batch, received: int, *, reserve: f
     dispatched = deployment.parallelism.attention_dp > 1
     experts = 0.0
     if deployment.placement is not None:
-        experts = deployment.placement.slots_per_rank * _expert_elements(deployment) * policy.experts.bytes
+        experts = deployment.placement.slots_per_rank * float(expert_bytes(deployment).sum())
     return Footprint(
         experts=experts,
         dense_weights=_dense_bytes(deployment),
@@ -108,13 +108,14 @@ def _linear_kv(attention: Attention, context: int, tp: int, kv: float) -> float:
 _KV_BYTES = {"gqa": _gqa_kv, "moa": _gqa_kv, "mla": _mla_kv, "linear": _linear_kv}
 
 
-def _expert_elements(deployment: Deployment) -> int:
-    """Elements of one expert slot on one rank, over all MoE layers."""
-    total = 0
-    for layer in deployment.model.layers:
-        products = shapes.routed_experts(layer, deployment.model.hidden, deployment.parallelism.expert_tp)
-        total += sum(p.n * p.k for p in products)
-    return total
+def expert_bytes(deployment: Deployment) -> np.ndarray:
+    """Bytes [moe_layer] of one expert slot on one rank."""
+    model, split = deployment.model, deployment.parallelism.expert_tp
+    elements = [
+        sum(p.n * p.k for p in shapes.routed_experts(model.layers[layer], model.hidden, split))
+        for layer in model.moe_layers
+    ]
+    return np.array(elements) * deployment.precision.experts.bytes
 
 
 def _dense_bytes(deployment: Deployment) -> float:
