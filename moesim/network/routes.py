@@ -163,7 +163,8 @@ class Network:
             near, far = (int(np.broadcast_to(end, stuck.shape)[first]) for end in (source, target))
             raise InvalidInput(
                 f"no path from {self.devices[near]} to {self.devices[far]} (rank {near} to rank {far}) and "
-                f"{int(stuck.sum()) - 1} more pairs; join them by links, or use routing: shortest to go round dead ones"
+                f"{int(stuck.sum()) - 1} more pairs; join them by links, leave cut-off ranks out of the job, or use "
+                "routing: shortest, which goes round anything"
             )
 
 

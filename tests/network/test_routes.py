@@ -27,6 +27,12 @@ def without(cluster, *links):
     return dataclasses.replace(cluster, graph=graph)
 
 
+def down(cluster, *nodes):
+    graph = cluster.graph.copy()
+    graph.remove_nodes_from(nodes)
+    return dataclasses.replace(cluster, graph=graph)
+
+
 def shortest(cluster, **options):
     return dataclasses.replace(cluster, routing="shortest", options=options)
 
@@ -46,6 +52,11 @@ CASES = {
     "rails, no forwarding": lambda f: f.rails(4, forwarding=False),
     "rails, ecmp": lambda f: f.rails(4, spreading="ecmp"),
     "rails, dead uplink": lambda f: without(f.rails(4), ("leaf0.1", "spine0")),
+    "rails, dead NICs": lambda f: down(f.rails(4), "nic5", "nic6", "nic12"),
+    "rails, dead NICs, no forwarding": lambda f: down(f.rails(4, forwarding=False), "nic5", "nic12"),
+    "rails, dead NIC, ecmp": lambda f: down(f.rails(4, spreading="ecmp"), "nic5"),
+    "rails, dead leaf": lambda f: down(f.rails(4), "leaf0.2"),
+    "rails, NIC dead one way": lambda f: without(f.rails(4), ("leaf0.1", "nic5")),
     "shortest": lambda f: shortest(f.rails(3)),
     "shortest, ecmp": lambda f: shortest(f.rails(3), spreading="ecmp"),
     "shortest, by latency": lambda f: shortest(f.torus((3, 3)), metric="latency"),
@@ -213,3 +224,52 @@ def test_disconnected_graph_is_refused_where_traffic_needs_it(fabrics):
     network = build_network(cluster)
     with pytest.raises(InvalidInput, match=r"no path from device0 to device3 .* 5 more pairs"):
         all_to_all(network, np.arange(4), np.ones((4, 4)))
+
+
+def bytes_by_link(network, near, far, traffic):
+    load = network.load(np.array(near), np.array(far), np.array(traffic, dtype=float))
+    return {ends: load[i] for i, ends in enumerate(network.links.ends) if load[i]}
+
+
+def test_what_a_dead_nic_would_take_enters_by_its_siblings(fabrics):
+    network = build_network(down(fabrics.rails(2), "nic5"))
+    assert network.routes.complete or network.routes.reachable(np.array([0]), np.array([5])).all()
+    load = bytes_by_link(network, [0, 1, 2, 3], [5, 5, 5, 5], [8, 8, 8, 8])
+    # Ranks 0, 2, 3 send by their own NICs and rails; rank 1, whose rail is cut, by one of those in turn.
+    entering = {ends[0]: size for ends, size in load.items() if ends[1].startswith("device") and "nic" in ends[0]}
+    assert entering == {"nic4": 8, "nic6": 8, "nic7": 16}
+    assert not any("spine" in end for ends in load for end in ends)
+    assert sum(size for ends, size in load.items() if ends[1] == "device5") == 32  # all by NVLink
+
+
+def test_what_a_dead_nic_would_send_leaves_by_its_siblings(fabrics):
+    network = build_network(down(fabrics.rails(2), "nic1"))
+    load = bytes_by_link(network, [1, 1, 1, 1], [4, 5, 6, 7], [8, 8, 8, 8])
+    leaving = {ends[1]: size for ends, size in load.items() if "device" in ends[0] and "nic" in ends[1]}
+    assert leaving == {"nic0": 8, "nic2": 8, "nic3": 16}  # to 4, 6 and 7 on their rails, to 5 by one in turn
+    pair = (np.array([1]), np.array([5]))
+    assert network.latency(*pair) > build_network(fabrics.rails(2)).latency(*pair)
+
+
+def test_a_dead_nic_makes_a_uniform_all_to_all_slower_by_its_share(fabrics):
+    whole, hurt = build_network(fabrics.rails(2)), build_network(down(fabrics.rails(2), "nic5"))
+    traffic = np.full((8, 8), 1e6)
+    slower = all_to_all(hurt, np.arange(8), traffic).wire_s / all_to_all(whole, np.arange(8), traffic).wire_s
+    assert 4 / 3 * (1 - 1e-9) <= slower <= 2  # what four carried is left to three, evenly at best
+
+
+def test_a_node_without_any_nic_is_refused_by_name(fabrics):
+    network = build_network(down(fabrics.rails(2), "nic4", "nic5", "nic6", "nic7"))
+    inside = all_to_all(network, np.arange(4, 8), np.ones((4, 4)))
+    assert inside.wire_s > 0
+    with pytest.raises(InvalidInput, match=r"no path from device0 to device4 \(rank 0 to rank 4\) and 31 more pairs"):
+        all_to_all(network, np.arange(8), np.ones((8, 8)))
+
+
+def test_rails_of_their_own_need_one_live_rail_in_common(fabrics):
+    # Spines per rail: a rail that is dead here and one that is dead there leave the others; none left is refused.
+    cluster = fabrics.rails(2, size=2)
+    assert all_to_all(build_network(down(cluster, "nic0")), np.arange(4), np.ones((4, 4))).wire_s > 0
+    crossed = down(cluster, "nic0", "nic3", "spine0", "spine1")
+    with pytest.raises(InvalidInput, match="no path"):
+        all_to_all(build_network(crossed), np.arange(4), np.ones((4, 4)))
