@@ -122,6 +122,7 @@ def _print_links(result) -> None:
         (
             row["from"],
             row["to"],
+            row["links"],
             f"{row['utilisation']:.1%}",
             *(f"{row[f'{kind}_bytes'] / 1e6:,.1f}" for kind in found.kinds),
         )
@@ -129,7 +130,9 @@ def _print_links(result) -> None:
     ]
     say()
     print_table(
-        rows, header=("hottest links: from", "to", "used", *(f"{kind} MB" for kind in found.kinds)), right=range(2, 9)
+        rows,
+        header=("hottest links: from", "to", "links", "used", *(f"{kind} MB" for kind in found.kinds)),
+        right=range(2, 9),
     )
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from moesim.engine.timeline import Timeline, Track
+from moesim.network.transfer import Transfer
 from moesim.report.canvas import new_figure, save_figure
 
 # One colour a kind of operation, the same in every picture. Communication is warm, compute is cool.
@@ -27,11 +29,17 @@ COLOURS = {
     "fetch": "#d62f2f",
     "prefetch": "#e8998d",
 }
+Bottleneck = Callable[[Transfer], tuple[str, str] | None]
 MOST_RANKS = 96  # rows of a timeline that still read
 
 
-def draw_layer_timeline(timeline: Timeline, layer: int, path: str | Path, title: str = "") -> None:
-    """One layer as it ran on every rank: a row a rank, communication in the lower part of the row."""
+def draw_layer_timeline(
+    timeline: Timeline, layer: int, path: str | Path, title: str = "", bottleneck: Bottleneck = lambda _: None
+) -> None:
+    """One layer as it ran on every rank: a row a rank, communication in the lower part of the row.
+
+    bottleneck: names the ends of the link that a collective waits for, which the legend then shows.
+    """
     track = timeline.tracks[0]
     heads = [index for index, op in enumerate(track.program.ops) if op.kind == "head"]
     first = heads[-2] + 1 if len(heads) > 1 else 0  # of several steps, the last
@@ -51,7 +59,7 @@ def draw_layer_timeline(timeline: Timeline, layer: int, path: str | Path, title:
     axes.set(xlabel=f"{unit} since the layer began", ylabel="rank", ylim=(shown.size, 0), title=title)
     step = max(1, shown.size // 12)
     axes.set_yticks(np.arange(0, shown.size, step) + 0.5, track.program.ranks[shown[::step]])
-    _legend(axes, track, rows)
+    _legend(axes, track, rows, bottleneck)
     save_figure(figure, path)
 
 
@@ -97,9 +105,16 @@ def _colour(kind: str) -> str:
     return COLOURS.get(kind, "#777777")
 
 
-def _legend(axes, track: Track, rows: list[int]) -> None:
+def _legend(axes, track: Track, rows: list[int], bottleneck: Bottleneck) -> None:
     from matplotlib.patches import Patch
 
-    kinds = dict.fromkeys(track.program.ops[index].kind for index in rows)
-    handles = [Patch(color=_colour(kind), label=kind) for kind in kinds]
+    ops = [track.program.ops[index] for index in rows]
+    kinds: dict[str, list[str]] = {op.kind: [] for op in ops}
+    for op in ops:
+        if op.transfer is not None and (link := bottleneck(op.transfer)):
+            kinds[op.kind].append(" → ".join(link))
+    handles = [
+        Patch(color=_colour(kind), label="\n".join([kind, *(f"slowest: {link}" for link in dict.fromkeys(links))]))
+        for kind, links in kinds.items()
+    ]
     axes.figure.legend(handles=handles, ncols=min(len(kinds), 7), loc="outside lower center", fontsize=8)

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from moesim.network.transfer import Transfer
 from moesim.report.figures import draw_breakdown, draw_expert_load, draw_layer_timeline, draw_traffic
 from moesim.report.perfetto import write_chrome_trace
 from moesim.report.topology_figure import draw_topology
@@ -22,13 +23,16 @@ def write_step_report(result: Result, folder: str | Path) -> list[Path]:
     title = result.assembly.title
     written = []
 
+    def slowest(transfer: Transfer) -> tuple[str, str] | None:
+        return bottleneck(deployment, transfer)
+
     # A layer in the middle: the first ones still carry the start of the step.
     layers = deployment.model.moe_layers or range(len(deployment.model.layers))
     layer = layers[len(layers) // 2]
     if "offload" in metrics:  # where copies are waited for longest
         layer = max(metrics["offload"]["layers"], key=lambda row: row["stall_s"])["layer"]
     written.append(folder / "timeline.png")
-    draw_layer_timeline(result.timeline, layer, written[-1], f"{title}: layer {layer} on every rank")
+    draw_layer_timeline(result.timeline, layer, written[-1], f"{title}: layer {layer} on every rank", slowest)
     written.append(folder / "breakdown.png")
     draw_breakdown(result.timeline, written[-1], title)
     if deployment.placement is not None:
@@ -36,7 +40,7 @@ def write_step_report(result: Result, folder: str | Path) -> list[Path]:
         load = expert_load(result.step, deployment.placement)
         draw_expert_load(load, written[-1], f"{title}: load of the replayed experts")
     written.append(folder / "timeline.json")
-    write_chrome_trace(result.timeline, written[-1], lambda transfer: bottleneck(deployment, transfer))
+    write_chrome_trace(result.timeline, written[-1], slowest)
     written.append(folder / "metrics.json")
     _write_json(metrics, written[-1])
     return written

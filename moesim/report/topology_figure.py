@@ -29,8 +29,8 @@ def draw_topology(
 ) -> None:
     """Draw the graph of a cluster into a PNG.
 
-    utilisation: share of the time that each directed link is busy, by its ends; lines then carry it as a colour (a line
-    that stands for several links shows the busiest), else the kind of link.
+    utilisation: share of the time that each directed link is busy, by its ends; lines then carry it as a colour from 0
+    to 100 %, the same in every picture (a line that stands for several links shows the busiest), else the kind of link.
     """
     drawing = lay_out(cluster)
     figure, axes = _canvas(drawing)
@@ -38,8 +38,7 @@ def draw_topology(
     shades = _draw_lines(axes, drawing, utilisation)
     _draw_nodes(axes, drawing)
     if shades is not None:
-        bar = figure.colorbar(shades, ax=axes, fraction=0.025, pad=0.01)
-        bar.set_label("share of the time that a link is busy")
+        _scale(figure, axes, shades)
     else:
         _legend(axes, cluster, drawing)
     note = f" ({drawing.note})" if drawing.note else ""
@@ -99,9 +98,19 @@ def _draw_lines(axes, drawing: Drawing, utilisation: Mapping[tuple[str, str], fl
         [lines[i] for i in order], linewidths=[1.6 * widths[i] for i in order], cmap="inferno_r", zorder=1
     )
     shades.set_array([busiest[i] for i in order])
-    shades.set_clim(0, max(max(busiest, default=0.0), 1e-9))
+    shades.set_clim(0, 1)
     axes.add_collection(shades)
     return shades
+
+
+def _scale(figure, axes, shades) -> None:
+    """The colours from 0 to 100 %, and a mark at the busiest link of this picture."""
+    bar = figure.colorbar(shades, ax=axes, fraction=0.025, pad=0.01, ticks=[0, 0.25, 0.5, 0.75, 1], format="{x:.0%}")
+    bar.set_label("bytes on a link over what it could carry meanwhile", fontsize=8)
+    busiest = max(shades.get_array().tolist(), default=0.0)
+    if busiest > 0:
+        bar.ax.axhline(min(busiest, 1.0), color="#2f80ed", linewidth=1.2)
+        bar.ax.set_title(f"most\n{busiest:.1%}", fontsize=6, color="#2f80ed")
 
 
 def _draw_nodes(axes, drawing: Drawing) -> None:

@@ -28,6 +28,9 @@ from moesim.workload.deployment import Batch, PrecisionPolicy
 from moesim.workload.micro_batch import CUTS
 from moesim.workload.overlap import MICROBATCHES, OVERLAPS
 
+# Serving stacks that shipped profiles have measured.
+STACKS = ("sglang", "trtllm", "vllm")
+
 # Weight formats whose products run on BF16 activations unless the scenario says otherwise.
 _WEIGHT_ONLY = {"mxfp4", "int4", "int8"}
 
@@ -49,13 +52,22 @@ def cluster_of(scenario: Scenario, hardware: Hardware) -> Cluster:
 
 
 def machine_of(scenario: Scenario, hardware: Hardware) -> Machine:
-    """The device under the scenario's software, which must be one that the profile has measured, if it has any."""
+    """The device under the scenario's software.
+
+    It must be one that the profile has measured. Where a profile has measured none, any stack that a shipped profile
+    knows will do (its kernels are then stated defaults, as the result says), so that devices can be compared under one.
+    """
     machine = machine_for(hardware, scenario.software, load_profile)
     stacks = sorted({fit.key.get("software", "").split(" ")[0] for fit in machine.fits.get("gemm", ())})
     wanted = (scenario.software or "").split(" ")[0]
     if wanted and stacks and wanted not in stacks:
         hint = did_you_mean(wanted, stacks) or f"; {one_of(stacks)}"
         raise InvalidInput(Problem(f"{hardware.name} has no measurements of {wanted!r}{hint}", "software"))
+    if wanted and not stacks and wanted not in STACKS:
+        hint = did_you_mean(wanted, STACKS) or f"; {one_of(STACKS)}, or leave it out"
+        raise InvalidInput(
+            Problem(f"{wanted!r} is no known stack, and {hardware.name} has measured none{hint}", "software")
+        )
     return machine
 
 

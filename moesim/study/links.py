@@ -37,16 +37,33 @@ def link_load(deployment: Deployment, timeline: Timeline) -> LinkLoad:
 
 
 def hottest_links(deployment: Deployment, found: LinkLoad, count: int = 10) -> pd.DataFrame:
-    """The most used links, one row each: from, to, utilisation, bytes, and ``KIND_bytes`` by kind of collective."""
-    order = np.argsort(-found.utilisation, kind="stable")[:count]
-    ends = [deployment.network.links.ends[link] for link in order]
+    """The most used links, one row each: from, to, links, utilisation, bytes, and ``KIND_bytes`` by kind of collective.
+
+    links: how many a row stands for. A device's links to the planes of its NVLink switches that carry equal parts are
+    one row (``nvlink0.*``), with the bytes of one of them.
+    """
+    alike: dict[tuple, list[int]] = {}
+    for link in np.argsort(-found.utilisation, kind="stable").tolist():
+        source, target = map(_any_plane, deployment.network.links.ends[link])
+        alike.setdefault((source, target, float(f"{found.utilisation[link]:.9g}")), []).append(link)
+        if len(alike) > count:
+            break
+    groups = list(alike.items())[:count]
+    first = np.array([links[0] for _, links in groups], dtype=np.int64)
+    ends = [deployment.network.links.ends[links[0]] if len(links) == 1 else key[:2] for key, links in groups]
     rows = {
         "from": [source for source, _ in ends],
         "to": [target for _, target in ends],
-        "utilisation": found.utilisation[order],
-        "bytes": found.load.sum(axis=0)[order],
+        "links": [len(links) for _, links in groups],
+        "utilisation": found.utilisation[first],
+        "bytes": found.load.sum(axis=0)[first],
     }
-    return pd.DataFrame(rows | {f"{kind}_bytes": found.load[row, order] for row, kind in enumerate(found.kinds)})
+    return pd.DataFrame(rows | {f"{kind}_bytes": found.load[row, first] for row, kind in enumerate(found.kinds)})
+
+
+def _any_plane(node: str) -> str:
+    """``nvlink0.3`` -> ``nvlink0.*``."""
+    return f"{node.rpartition('.')[0]}.*" if node.startswith("nvlink") else node
 
 
 def bottleneck(deployment: Deployment, transfer: Transfer) -> tuple[str, str] | None:

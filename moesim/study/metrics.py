@@ -8,7 +8,7 @@ import numpy as np
 
 from moesim.engine.timeline import Timeline
 from moesim.placement.placement import Placement
-from moesim.study.links import hottest_links, link_load
+from moesim.study.links import link_load
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.inference import Step
 
@@ -112,11 +112,10 @@ def hottest_link(deployment: Deployment, timeline: Timeline) -> dict[str, object
     found = link_load(deployment, timeline)
     if not found.load.any():
         return None
-    row = hottest_links(deployment, found, count=1).iloc[0]
-    return {
-        name: row[name] if name in ("from", "to") else float(row[name])
-        for name in ("from", "to", "utilisation", "bytes")
-    }
+    link = int(np.argmax(found.utilisation))
+    source, target = deployment.network.links.ends[link]
+    used, size = float(found.utilisation[link]), float(found.load[:, link].sum())
+    return {"from": source, "to": target, "utilisation": used, "bytes": size}
 
 
 def rounded(value: object) -> object:

@@ -150,3 +150,23 @@ def test_an_overlap_that_cannot_be(moesim, changes, said):
     code, _, err = moesim("run", "mixtral-8x7b-h100", *sets)
     assert code == 2
     assert said in err
+
+
+def test_choices_named_are_those_of_a_job_on_this_fabric(moesim):
+    def said(scenario, options):
+        code, _, err = moesim("run", scenario, "--set", f"cluster.options={options}")
+        assert code == 2
+        return err
+
+    between = "oversubscription, spines, spreading, forwarding, degraded, routing"
+    assert f"'nvlink'; known: {between}\n" in said("quickstart", "{shape: [2, 2]}")
+    assert "'torus'; known: shape, slices, ties, degraded, routing\n" in said(
+        "qwen3-235b-tpu-v5p", "{oversubscription: 2}"
+    )
+
+
+def test_an_unknown_stack_is_refused_where_nothing_was_measured_too(moesim):
+    code, _, err = moesim("run", "qwen3-235b-tpu-v5p", "--set", "software=vlm")
+    assert code == 2
+    assert "software: 'vlm' is no known stack, and tpu_v5p has measured none; did you mean 'vllm'?" in err
+    assert moesim("run", "qwen3-235b-tpu-v5p", "--set", "software=vllm")[0] == 0

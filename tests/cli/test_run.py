@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from moesim.spec import library
@@ -58,6 +60,42 @@ def test_a_report_holds_pictures_and_the_whole_timeline(moesim, tmp_path):
     complete = [event for event in events if event["ph"] == "X"]
     assert {event["pid"] for event in complete} == set(range(8))
     assert max(event["ts"] + event["dur"] for event in complete) / 1e6 == pytest.approx(metrics["step_time_s"])
+
+
+def test_the_timeline_names_the_link_that_each_collective_waits_for(moesim, tmp_path):
+    code, out, _ = moesim("run", "deepseek-v3-decode-h100", "--links", "--out", tmp_path / "out")
+    assert code == 0
+    events = json.loads((tmp_path / "out" / "timeline.json").read_text())["traceEvents"]
+    collectives = [event for event in events if event.get("cat") in ("dispatch", "combine")]
+    assert collectives
+    assert all(" → " in event["args"]["bottleneck"] and event["args"]["bytes"] > 0 for event in collectives)
+    assert all("nic" in event["args"]["bottleneck"] for event in collectives)  # an eighth of NVLink's rate
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert {"links.png", "traffic.png", "hottest_links.csv"} <= names
+    hottest = pd.read_csv(tmp_path / "out" / "hottest_links.csv")
+    assert len(hottest) == 10
+    assert np.allclose(hottest["dispatch_bytes"] + hottest["combine_bytes"], hottest["bytes"])
+    assert hottest["from"][0] in out
+
+
+def test_planes_of_one_device_are_one_hot_link(moesim, tmp_path):
+    assert moesim("run", "quickstart", "--links", "--out", tmp_path / "out")[0] == 0
+    hottest = pd.read_csv(tmp_path / "out" / "hottest_links.csv")
+    assert (hottest["links"] == 18).all()
+    assert hottest[["from", "to"]].drop_duplicates().shape == (10, 2)
+    assert hottest["to"][0] == "nvlink0.*" or hottest["from"][0] == "nvlink0.*"
+
+
+def test_a_dead_nic_slows_a_step_and_a_node_without_any_is_refused(moesim, moesim_json):
+    def degraded(*nodes):
+        return f"cluster.options={{degraded: [{', '.join(f'{{node: {n}}}' for n in nodes)}]}}"
+
+    whole = moesim_json("run", "deepseek-v3-decode-h100")["step_time_s"]
+    hurt = moesim_json("run", "deepseek-v3-decode-h100", "--set", degraded("nic5"))["step_time_s"]
+    assert whole < hurt < 1.1 * whole  # seven NICs carry what eight did
+    code, _, err = moesim("run", "deepseek-v3-decode-h100", "--set", degraded(*(f"nic{i}" for i in range(8))))
+    assert code == 2
+    assert "cluster.options.degraded: leaves no path between device0 and the rest" in err
 
 
 def test_a_bad_place_for_results_is_told_before_the_work(moesim, tmp_path):

@@ -26,6 +26,10 @@ class Degraded:
     remaining: float = 0.0
 
 
+# What a job decides about a fabric; other arguments of a builder are facts of the product.
+OF_THE_JOB = ("shape", "slices", "ties", "oversubscription", "spines", "spreading", "forwarding")
+
+
 def build_cluster(
     hardware: Hardware,
     devices: int,
@@ -66,7 +70,8 @@ def _with_choices(builder: object, arguments: dict, choices: Mapping[str, object
         elif name in between:
             arguments["scale_out"] = replace(arguments["scale_out"], **{name: value})
         else:
-            known = sorted(own | between)
+            joined = between if arguments.get("scale_out") is not None else set()
+            known = [choice for choice in OF_THE_JOB if choice in own | joined] + ["degraded", "routing"]
             close = get_close_matches(name, known, n=1)
             hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(known)}"
             problems.append(
