@@ -70,7 +70,7 @@ def _top(version: bool = typer.Option(False, "--version", help="Print the versio
 def main() -> None:
     """Run the command line. Exit codes: 0 ok, 1 regression, 2 invalid input, 3 infeasible, 70 internal error."""
     try:
-        app()
+        app(prog_name="moesim")
     except MoesimError as error:
         typer.echo(str(error), err=True)
         sys.exit(error.exit_code)

@@ -7,12 +7,16 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_model, complete_profile
 from moesim.cli.output import note, print_json, print_table, records, say
 from moesim.errors import InvalidInput
 
 
 def models(
-    names: Annotated[list[str] | None, typer.Argument(help="Models to show: ids, YAML files, config.json.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(help="Models to show: ids, YAML files, config.json.", autocompletion=complete_model),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List models: parameters, KV bytes and FLOPs per token beside the published figures."""
@@ -71,7 +75,10 @@ def _percent(value: float | None) -> str:
 
 
 def profiles(
-    name: Annotated[str | None, typer.Argument(help="Show one profile, by name or file; without, list all.")] = None,
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show one profile, by name or file; without, list all.", autocompletion=complete_profile),
+    ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the topology graph into this PNG.")] = None,
     devices: Annotated[int | None, typer.Option("--devices", help="Size of the drawn cluster.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_scenario
 from moesim.cli.output import Progress, note, say
 from moesim.errors import InvalidInput, Problem
 
@@ -22,7 +23,10 @@ def check(
     add: Annotated[
         list[str] | None,
         typer.Option(
-            "--add", metavar="NAME", help="Add a scenario or a measured table to the baseline, and update it."
+            "--add",
+            autocompletion=complete_scenario,
+            metavar="NAME",
+            help="Add a scenario or a measured table to the baseline, and update it.",
         ),
     ] = None,
     form: Annotated[

@@ -7,18 +7,25 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_field, complete_scenario
 from moesim.cli.output import check_folder, note, print_json, print_table, say
 
 _MOST_FIGURES = 12  # beside the headline; --json has all
 
 
 def compare(
-    a: Annotated[str, typer.Argument(help="Name of a shipped scenario, or a YAML file.")],
+    a: Annotated[
+        str, typer.Argument(help="Name of a shipped scenario, or a YAML file.", autocompletion=complete_scenario)
+    ],
     b: Annotated[
-        str | None, typer.Argument(help="Another of the same kind; without, A with the changes of --set.")
+        str | None,
+        typer.Argument(
+            help="Another of the same kind; without, A with the changes of --set.", autocompletion=complete_scenario
+        ),
     ] = None,
     change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of B.")
+        list[str] | None,
+        typer.Option("--set", autocompletion=complete_field, metavar="FIELD=VALUE", help="Change a field of B."),
     ] = None,
     each: Annotated[
         bool, typer.Option("--each", help="Also say what each differing key does alone: one more run a key.")

@@ -7,19 +7,28 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_field, complete_scenario
 from moesim.cli.output import check_folder, note, print_json, print_table, records, say
 from moesim.errors import InvalidInput, Problem
 
 
 def offload(
-    scenario: Annotated[str, typer.Argument(help="Name of a shipped scenario with an offload block, or a YAML file.")],
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a shipped scenario with an offload block, or a YAML file.", autocompletion=complete_scenario
+        ),
+    ],
     prefetch: Annotated[
         list[str] | None, typer.Option("--prefetch", help="Predictors to compare; by default the scenario's own.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for a picture of hit rates and stalls.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. offload.steps=32.")
+        list[str] | None,
+        typer.Option(
+            "--set", autocompletion=complete_field, metavar="FIELD=VALUE", help="Change a field, e.g. offload.steps=32."
+        ),
     ] = None,
 ) -> None:
     """Compare expert caches and prefetches on the same replayed decode steps: hit rates, bytes, stalls, tokens/s."""

@@ -7,19 +7,26 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_field, complete_scenario
 from moesim.cli.output import Progress, note, print_json, print_table, records, say
 from moesim.errors import InvalidInput, Problem
 
 
 def pareto(
-    scenario: Annotated[str, typer.Argument(help="Name of a shipped serving scenario, or a YAML file.")],
+    scenario: Annotated[
+        str,
+        typer.Argument(help="Name of a shipped serving scenario, or a YAML file.", autocompletion=complete_scenario),
+    ],
     concurrency: Annotated[str, typer.Option("--concurrency", help="Requests in flight, e.g. 1,2,4,8.")] = "1,4,16,64",
     measured: Annotated[Path | None, typer.Option("--measured", help="Table of measured runs to overlay.")] = None,
     twin: Annotated[bool, typer.Option("--twin", help="Also the dense twin, and where the two cross.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Draw into this PNG.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the scenario.")
+        list[str] | None,
+        typer.Option(
+            "--set", autocompletion=complete_field, metavar="FIELD=VALUE", help="Change a field of the scenario."
+        ),
     ] = None,
 ) -> None:
     """Sweep the load of a serving scenario: tokens/s a device against tokens/s a user."""

@@ -7,18 +7,29 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_field, complete_scenario
 from moesim.cli.output import Progress, check_folder, note, print_json, print_table, say
 
 
 def resilience(
-    scenario: Annotated[str, typer.Argument(help="Name of a shipped scenario with failures, or a YAML file.")],
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a shipped scenario with failures, or a YAML file.", autocompletion=complete_scenario
+        ),
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for pictures and finished seeds; the same again goes on.")
     ] = None,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. checkpoint.interval=daly."),
+        typer.Option(
+            "--set",
+            autocompletion=complete_field,
+            metavar="FIELD=VALUE",
+            help="Change a field, e.g. checkpoint.interval=daly.",
+        ),
     ] = None,
 ) -> None:
     """Simulate weeks of a training run or a service with failures: goodput, availability, what each failure costs."""

@@ -7,12 +7,15 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_field, complete_scenario
 from moesim.cli.output import check_folder, note, print_json, print_table, say
 from moesim.errors import InvalidInput
 
 
 def run(
-    scenario: Annotated[str, typer.Argument(help="Name of a shipped scenario, or a YAML file.")],
+    scenario: Annotated[
+        str, typer.Argument(help="Name of a shipped scenario, or a YAML file.", autocompletion=complete_scenario)
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures and the timeline.")] = None,
     links: Annotated[
@@ -20,7 +23,12 @@ def run(
     ] = False,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. workload.context=8192."),
+        typer.Option(
+            "--set",
+            autocompletion=complete_field,
+            metavar="FIELD=VALUE",
+            help="Change a field, e.g. workload.context=8192.",
+        ),
     ] = None,
 ) -> None:
     """Simulate one step of a scenario and print what it takes and why."""

@@ -6,12 +6,17 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_schema
 from moesim.cli.output import print_json
 
 
 def schema(
     kind: Annotated[
-        str, typer.Argument(help="scenario, training, serving, resilience, service, profile, model, sweep or baseline.")
+        str,
+        typer.Argument(
+            help="scenario, training, serving, resilience, service, profile, model, sweep or baseline.",
+            autocompletion=complete_schema,
+        ),
     ] = "scenario",
 ) -> None:
     """Print the JSON Schema of a kind of YAML file, for editors that complete keys."""

@@ -8,17 +8,26 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_field, complete_scenario
 from moesim.cli.output import Progress, note, print_json, print_table, say
 
 
 def serve(
-    scenario: Annotated[str, typer.Argument(help="Name of a shipped serving scenario, or a YAML file.")],
+    scenario: Annotated[
+        str,
+        typer.Argument(help="Name of a shipped serving scenario, or a YAML file.", autocompletion=complete_scenario),
+    ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures and the table of requests.")] = None,
     exact: Annotated[bool, typer.Option("--exact", help="Simulate every step, not runs of equal steps.")] = False,
     change: Annotated[
         list[str] | None,
-        typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. load.arrivals.in_flight=32."),
+        typer.Option(
+            "--set",
+            autocompletion=complete_field,
+            metavar="FIELD=VALUE",
+            help="Change a field, e.g. load.arrivals.in_flight=32.",
+        ),
     ] = None,
 ) -> None:
     """Serve a load and print TTFT, TPOT, throughput and goodput. Partial results of a stopped run are marked."""

@@ -7,18 +7,32 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_field, complete_scenario
 from moesim.cli.output import Progress, check_folder, note, print_json, print_table, records, say
 from moesim.errors import Infeasible, InvalidInput, Problem
 
 
 def sweep(
-    scenario: Annotated[str, typer.Argument(help="A scenario of any kind, or a sweep file (docs/sweeps.md).")],
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="A scenario of any kind, or a sweep file (docs/sweeps.md).", autocompletion=complete_scenario
+        ),
+    ],
     over: Annotated[
         list[str] | None,
-        typer.Option("--over", metavar="FIELD=A,B,C", help="Vary a field; FIELD+FIELD=… gives both the same value."),
+        typer.Option(
+            "--over",
+            autocompletion=complete_field,
+            metavar="FIELD=A,B,C",
+            help="Vary a field; FIELD+FIELD=… gives both the same value.",
+        ),
     ] = None,
     change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field in every run.")
+        list[str] | None,
+        typer.Option(
+            "--set", autocompletion=complete_field, metavar="FIELD=VALUE", help="Change a field in every run."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the results, out/sweep-SCENARIO by default.")

@@ -7,11 +7,17 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_trace
 from moesim.cli.output import note, print_json, print_table, say
 
 
 def trace(
-    traces: Annotated[list[str], typer.Argument(help="Shipped captures or .safetensors files; several are compared.")],
+    traces: Annotated[
+        list[str],
+        typer.Argument(
+            help="Shipped captures or .safetensors files; several are compared.", autocompletion=complete_trace
+        ),
+    ],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures.")] = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:

@@ -24,6 +24,7 @@ from moesim.study.validate import predict_table, sample_tables, statistics
 VERDICTS = ("regression", "drift", "ok")  # a regression blocks; a drift is reported
 _ERRORS = ("median_ape", "p90_ape", "refused")
 _NOISE = 1e-6  # relative; by so much platforms differ
+_NOTHING = 1e-12  # of a figure that was 0
 _CAUSES = 3  # operations named as the cause of a drift
 
 Progress = Callable[[str, int, int], None]
@@ -167,7 +168,8 @@ def _moved(
             return Finding("ok", *both)
         told = "is not in the result any more" if value is None else "has no recorded value"
         return Finding("drift" if recorded is None else "regression", *both, message=f"{told}; --update records it")
-    change = 0.0 if value == recorded else (value - recorded) / abs(recorded) if recorded else float("inf")
+    moved = value - recorded
+    change = moved / abs(recorded) if recorded else float("inf") if abs(moved) > _NOTHING else 0.0
     if abs(change) <= _NOISE:
         return Finding("ok", *both, change, tolerance)
     over = abs(change) > tolerance
