@@ -108,10 +108,17 @@ def plain_value(text: str) -> object:
     return parse(f"value: {text}", "--set").data["value"]
 
 
-def assemble(document: Document, *, model: MoEModel | None = None, trace: RouterTrace | None = None) -> Assembly:
+def assemble(
+    document: Document,
+    *,
+    model: MoEModel | None = None,
+    trace: RouterTrace | None = None,
+    placement: Placement | None = None,
+) -> Assembly:
     """Build everything a scenario names. Raises InvalidInput with every problem of the file that can be told.
 
-    model, trace: take these instead of those that the scenario names, as studies do that vary them.
+    model, trace, placement: take these instead of those that the scenario names, as studies do that vary them. The
+    whole trace is replayed under a placement that was learned elsewhere.
     """
     try:
         scenario = document.check(Scenario)
@@ -137,13 +144,13 @@ def assemble(document: Document, *, model: MoEModel | None = None, trace: Router
         trace = tell.attempt(lambda: _trace(scenario, model, batch, document), "routing")
     tell.raise_any()
 
-    placement = routes = None
+    routes, ready = None, placement
     network = tell.now(lambda: build_network(cluster), "cluster")
     if experts:
-        learned, replayed = _parts(scenario, trace)
+        learned, replayed = _parts(scenario, trace) if ready is None else (trace, trace)
         tell.now(lambda: check_geometry(trace, experts.routed, experts.top_k), "routing")
         site = site_of(scenario, model, cluster, network, parallelism, precision, trace)
-        placement = tell.now(lambda: place_experts(scenario.placement, site, learned), "placement")
+        placement = ready or tell.now(lambda: place_experts(scenario.placement, site, learned), "placement")
     router, quality = RouterPolicy(), None
     if scenario.router is not None:
         chosen = experts and model.layers[model.moe_layers[0]].experts

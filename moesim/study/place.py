@@ -75,6 +75,9 @@ def place(
     if every < 1:
         raise InvalidInput(Problem(f"{every} steps; write 1 or more", "every"))
     checked = document.check(Scenario)
+    if checked.offload is not None:
+        message = "experts outside HBM are not placed on ranks by loads; leave offload out, or use moesim offload"
+        raise document.locate(InvalidInput(Problem(message, "offload")))
     fewest = document.with_value("placement", {"kind": "contiguous", "slots_per_rank": _fewest(document, checked)})
     assembly = assemble(fewest)
     if assembly.routes is None:

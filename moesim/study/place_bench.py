@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,7 +12,7 @@ from moesim.placement.placement import Placement
 from moesim.placement.policies import LEARNING
 from moesim.routing.load import expert_load
 from moesim.routing.relabel import relabel_load
-from moesim.spec.assembly import Assembly, draw_routes
+from moesim.spec.assembly import Assembly, assemble
 from moesim.spec.kinds import Kind
 from moesim.spec.loading import Document
 from moesim.spec.placing import Site, place_experts
@@ -84,9 +84,6 @@ class Bench:
 
     def run(self, kind: Kind, placement: Placement, on: Workload) -> Result:
         """Simulate the step under a placement, with tokens of a workload."""
-        scenario = self.assembly.scenario.model_copy(update={"placement": kind})
         document = self.document.with_value("placement", kind.model_dump())
-        routes = draw_routes(scenario, self.site, on.trace, self.assembly.batch, placement)
-        deployment = replace(self.assembly.deployment, placement=placement)
-        assembly = replace(self.assembly, scenario=scenario, deployment=deployment, routes=routes, trace=on.trace)
-        return run_assembly(document, assembly)
+        model = self.assembly.deployment.model
+        return run_assembly(document, assemble(document, model=model, trace=on.trace, placement=placement))
