@@ -7,12 +7,18 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.completion import complete_scenario
 from moesim.cli.output import Progress, check_folder, note, print_json, print_table, say
 from moesim.errors import InvalidInput
 
 
 def place(
-    scenario: Annotated[str, typer.Argument(help="Name of a shipped scenario of one step, or a YAML file.")],
+    scenario: Annotated[
+        str,
+        typer.Argument(
+            help="Name of a shipped scenario of one step, or a YAML file.", autocompletion=complete_scenario
+        ),
+    ],
     policy: Annotated[
         list[str] | None,
         typer.Option("--policy", help="A policy, several with commas, or '{kind: eplb, replica_choice: nearest}'."),
