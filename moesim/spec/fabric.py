@@ -173,13 +173,14 @@ class DegradedSpec(Spec):
 class FabricOptions(Spec):
     """What a scenario decides about the fabric of its profile; anything left out is the profile's or the builder's.
 
-    shape, slices, ties: of a torus. oversubscription, spines, spreading, forwarding: between servers. degraded: parts
-    that are down or slow. routing: ``shortest`` finds ways round any dead link.
+    shape, slices, ties, twisted: of a torus. oversubscription, spines, spreading, forwarding: between servers.
+    degraded: parts that are down or slow. routing: ``shortest`` finds ways round any dead link.
     """
 
     shape: Shape | None = None
     slices: Count | None = None
     ties: Literal["split", "one_way"] | None = None
+    twisted: bool | None = None
     oversubscription: Ratio | None = None
     spines: Literal["shared", "per_rail"] | None = None
     spreading: Literal["adaptive", "ecmp"] | None = None

@@ -160,7 +160,7 @@ def test_choices_named_are_those_of_a_job_on_this_fabric(moesim):
 
     between = "oversubscription, spines, spreading, forwarding, degraded, routing"
     assert f"'nvlink'; known: {between}\n" in said("quickstart", "{shape: [2, 2]}")
-    assert "'torus'; known: shape, slices, ties, degraded, routing\n" in said(
+    assert "'torus'; known: shape, slices, ties, twisted, degraded, routing\n" in said(
         "qwen3-235b-tpu-v5p", "{oversubscription: 2}"
     )
 

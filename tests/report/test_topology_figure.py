@@ -10,6 +10,7 @@ from moesim.spec.profile import load_profile
 CASES = [
     ("h100", 8, {}), ("h100", 64, {}), ("h800", 32, {}), ("gb200_nvl72", 72, {}), ("gb200_nvl72", 144, {}),
     ("mi300x", 8, {}), ("mi300x", 16, {}), ("tpu_v5p", 64, {}), ("tpu_v6e", 128, {}), ("wse3", 1, {}),
+    ("tpu_v4", 128, {"shape": (4, 4, 8), "twisted": True}),
 ]  # fmt: skip
 
 

@@ -27,7 +27,7 @@ class Degraded:
 
 
 # What a job decides about a fabric; other arguments of a builder are facts of the product.
-OF_THE_JOB = ("shape", "slices", "ties", "oversubscription", "spines", "spreading", "forwarding")
+OF_THE_JOB = ("shape", "slices", "ties", "twisted", "oversubscription", "spines", "spreading", "forwarding")
 
 
 def build_cluster(

@@ -3,7 +3,12 @@
 TPU v4 and v5p join cubes of 4x4x4 chips by optical circuit switches, so that a slice of whole cubes wraps on every axis
 and the choice of shape is the choice of circuits; smaller slices are meshes (Google Cloud TPU v4 and v5p pages).
 TPU v5e and v6e are 16x16 tori of which a slice keeps the wrap only on an axis of the full 16 ("How to Scale Your
-Model", chapter 2). The twisted tori that v4 and v5p offer for a few shapes are not modelled.
+Model", chapter 2).
+
+Slices of k x k x 2k and k x 2k x 2k whole cubes may be twisted (Google Cloud TPU v4 and v5p pages): the wrap-around of
+a short axis also moves by k along the long ones, which gives more ways across the middle. These are the face-centred
+and body-centred cubic lattices of Camarero, Martínez and Beivide, "Lattice graphs for high-scale interconnection
+topologies", IEEE TPDS 2015. Messages spread evenly over all shortest paths, which static route tables come close to.
 """
 
 from __future__ import annotations
@@ -37,6 +42,7 @@ def torus(
     shape: Sequence[int] | None = None,
     slices: int = 1,
     ties: str = "split",
+    twisted: bool = False,
 ) -> Cluster:
     """A slice of a pod, or several that do not share links.
 
@@ -47,9 +53,11 @@ def torus(
 
     shape: what the job asks for, by default the most compact one of ``devices / slices`` chips. slices: equal slices of
     that shape. ties: opposite nodes of an even ring are reached ``split`` both ways or ``one_way`` (the positive one).
+    twisted: wrap-arounds of short axes move along the long ones too.
 
-    Routing is ``dimension_order`` (``shortest`` for one chip); its options are ``shape``, ``wrap`` (a bool an axis),
-    ``ties`` and ``slices``. With ``chips = prod(shape)``, rank r stands in slice ``r // chips`` at
+    Routing is ``dimension_order`` (``shortest`` for one chip and for twisted slices of some hundred chips); its options
+    are ``shape``, ``wrap`` (a bool an axis), ``ties`` and ``slices``. With ``chips = prod(shape)``, rank r stands in
+    slice ``r // chips`` at
     ``np.unravel_index(r % chips, shape)``: the last axis runs fastest. Slices are joined at the switch ``dcn`` if the
     profile has a nic; traffic between them leaves by the chip's nic.
     """
@@ -57,13 +65,16 @@ def torus(
     chosen = _choose(hardware, devices, tuple(shape) if shape else None, slices, offered, prod(pod))
     whole_cubes = cube is not None and all(length % cube == 0 for length in chosen)
     wrap = tuple(length > 2 and (whole_cubes or length == wrap_length) for length in chosen)
+    if twisted and not (whole_cubes and _twistable(chosen)):
+        message = f"{_text(chosen)} cannot be twisted; of whole cubes, write k x k x 2k or k x 2k x 2k, e.g. 4x4x8"
+        raise InvalidInput(Problem(message, "options.twisted"))
 
     names = device_names(devices)
     graph = nx.DiGraph()
     graph.add_nodes_from(names, kind="device")
     chips = prod(chosen)
     for first in range(0, devices, chips):
-        connect(graph, _neighbours(names[first : first + chips], chosen, wrap), link, "ici")
+        connect(graph, _neighbours(names[first : first + chips], chosen, wrap, twisted), link, "ici")
     if slices > 1 and nic is not None:
         _add_dcn(graph, names, nic)
 
@@ -71,7 +82,7 @@ def torus(
     node = _hosts(chosen, tuple(host))
     hosts = int(node.max()) + 1
     options = {"shape": chosen, "wrap": wrap, "ties": ties, "slices": slices}
-    label = "x".join(map(str, chosen)) + (f" x {slices} slices" if slices > 1 else "")
+    label = _text(chosen) + (" twisted" if twisted else "") + (f" x {slices} slices" if slices > 1 else "")
     return Cluster(
         f"{hardware.name} {label}",
         hardware,
@@ -79,7 +90,7 @@ def torus(
         tuple(names),
         np.tile(node, slices) + hosts * (rank // chips),
         rank // chips,
-        "dimension_order" if chips > 1 else "shortest",
+        "dimension_order" if chips > 1 and not twisted else "shortest",
         options,
     )
 
@@ -126,16 +137,25 @@ def _choose(
     raise InvalidInput(Problem(message, "devices"))
 
 
-def _neighbours(names: list[str], shape: Shape, wrap: tuple[bool, ...]) -> Iterator[tuple[str, str]]:
+def _neighbours(names: list[str], shape: Shape, wrap: tuple[bool, ...], twisted: bool) -> Iterator[tuple[str, str]]:
     """Each pair of neighbours once."""
-    grid = np.arange(prod(shape)).reshape(shape)
+    grid, short = np.arange(prod(shape)).reshape(shape), min(shape)
     for axis, wraps in enumerate(wrap):
         line = np.moveaxis(grid, axis, 0)
-        pairs = [(line[:-1], line[1:])] + ([(line[-1:], line[:1])] if wraps else [])
+        pairs = [(line[:-1], line[1:])]
+        if wraps:
+            others = [length for other, length in enumerate(shape) if other != axis]
+            long = [i for i, length in enumerate(others) if length > shape[axis] == short] if twisted else []
+            pairs.append((line[-1], np.roll(line[0], [-short] * len(long), axis=long)))
         for here, there in pairs:
             yield from (
                 (names[a], names[b]) for a, b in zip(here.ravel().tolist(), there.ravel().tolist(), strict=True)
             )
+
+
+def _twistable(shape: Shape) -> bool:
+    """Whether a shape is k x k x 2k or k x 2k x 2k."""
+    return len(shape) == 3 and set(shape) == {min(shape), 2 * min(shape)}
 
 
 def _add_dcn(graph: nx.DiGraph, names: list[str], nic: Link) -> None:

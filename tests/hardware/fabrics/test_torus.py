@@ -12,6 +12,7 @@ from moesim.errors import InvalidInput
 from moesim.hardware.device import Device, Hardware, Host
 from moesim.hardware.fabrics import Degraded, build_cluster
 from moesim.hardware.topology import Link, cut_bandwidth, injection_bandwidth
+from moesim.network.routes import build_network
 
 DEVICE = Device("toy", "tpu", {"bf16": 1e14}, 32e9, 1e12, 8)
 SMALL = ((2, 2, 1), (2, 2, 2), (2, 2, 4), (2, 4, 4))
@@ -146,3 +147,31 @@ def test_a_dead_link_of_one_slice_leaves_the_others_alone():
     cluster = build_cluster(V5P, 128, shape=(4, 4, 4), slices=2, degraded=[Degraded(between=("device0", "device1"))])
     assert not cluster.graph.has_edge("device1", "device0")
     assert cluster.graph.has_edge("device64", "device65")
+
+
+@pytest.mark.parametrize("shape", [(4, 4, 8), (8, 4, 4)])
+def test_twisting_a_slice_speeds_up_its_all_to_all(shape):
+    """By hops that the lattice saves: all links of a twisted slice are equally loaded by uniform traffic."""
+    chips = prod(shape)
+    straight, twisted = (build_cluster(V4, chips, shape=shape, twisted=twist) for twist in (False, True))
+    assert {degree for _, degree in twisted.graph.out_degree()} == {6}
+    hops = [dict(nx.single_source_shortest_path_length(c.graph, c.devices[0])) for c in (straight, twisted)]
+    assert max(hops[1].values()) < max(hops[0].values())
+    network, rank = build_network(twisted), np.arange(chips)
+    load = network.load(rank[:, None], rank[None, :], np.ones((chips, chips)))
+    assert np.allclose(load, load[0])  # an edge-transitive lattice (k x k x 2k)
+    assert load[0] == pytest.approx(chips * sum(hops[1].values()) / len(load))
+    before = build_network(straight).load(rank[:, None], rank[None, :], np.ones((chips, chips)))
+    assert before.max() / load.max() == pytest.approx(1.745, abs=1e-3)
+
+
+def test_every_chip_of_a_twisted_slice_sees_the_same_slice():
+    graph = build_cluster(V4, 256, shape=(4, 8, 8), twisted=True).graph
+    far = [sorted(nx.single_source_shortest_path_length(graph, f"device{r}").values()) for r in (0, 77, 130, 255)]
+    assert all(other == far[0] for other in far)
+
+
+@pytest.mark.parametrize(("shape", "text"), [((4, 4, 4), "4x4x4"), ((4, 4, 12), "4x4x12"), ((2, 2, 4), "2x2x4")])
+def test_shapes_that_cannot_be_twisted(shape, text):
+    with pytest.raises(InvalidInput, match=rf"options\.twisted: {text} cannot be twisted; of whole cubes, write k x k"):
+        build_cluster(V4, prod(shape), shape=shape, twisted=True)
