@@ -10,7 +10,7 @@ import typer
 
 import moesim
 from moesim.cli.output import note, print_json, print_table, records, say
-from moesim.cli.validate_published import validate_published
+from moesim.cli.validate_published import validate_published, validate_scenarios
 from moesim.cli.validate_serving import validate_serving
 from moesim.errors import InvalidInput
 
@@ -21,7 +21,9 @@ SERVING = {"input_len", "output_len", "concurrency"}
 def validate(
     files: Annotated[
         list[Path] | None,
-        typer.Argument(help="Parquet or CSV tables, YAML lists of published figures; without, a shipped sample."),
+        typer.Argument(
+            help="Parquet or CSV tables, YAML lists of published figures, folders of scenarios; else a shipped sample."
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Write the tables with predictions: a file, or a folder for several.")
@@ -54,6 +56,9 @@ def validate(
         raise InvalidInput(f"several tables need a folder, not a file: --out {out.with_suffix('')}")
     reports = []
     for path in paths:
+        if path.is_dir():
+            validate_scenarios(path, out=_target(path, paths, out), json=json)
+            continue
         if path.suffix in (".yaml", ".yml"):
             validate_published(path, out=_target(path, paths, out), json=json)
             continue

@@ -38,6 +38,36 @@ def validate_published(path: Path, *, out: Path | None, json: bool) -> None:
     say(f"converted {share:.1%} of {len(judged)} inference and training entries ({len(predicted)} entries in all)")
 
 
+def validate_scenarios(folder: Path, *, out: Path | None, json: bool) -> None:
+    """Run every scenario of a folder and print its error against the figure that it expects, worst first."""
+    from moesim.study.entries.files import validate_folder
+    from moesim.study.entries.outcome import Runner
+    from moesim.study.entries.score import statistics
+
+    show = Progress()
+    table = validate_folder(folder, Runner(cache_folder()), progress=lambda done, total: show("scenarios", done, total))
+    if out is not None:
+        _write(table, out)
+    errors = statistics(table, by=("kind",))
+    if json:
+        print_json({"schema_version": 1, "scenarios": records(table), "errors": records(errors)})
+        return
+    rows = (
+        (
+            row["scenario"],
+            f"{row['value']:.5g}",
+            _number("value", row["predicted"]),
+            row["unit"],
+            _number("bias", row["error"]),
+            row["reason"] or row["assumed"],
+        )
+        for row in table.to_dict("records")
+    )
+    print_table(rows, header=("scenario", "published", "predicted", "unit", "error", "assumed"), right=(1, 2, 4))
+    say()
+    _print(errors)
+
+
 def _write(table, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.partial")
@@ -63,6 +93,8 @@ def _short(text: str) -> str:
 def _number(name: str, value: float) -> str:
     if value != value:
         return ""
+    if name == "value":
+        return f"{value:.5g}"
     if name in ("entries", "predicted"):
         return f"{int(value)}"
     return f"{value:.2f}" if name == "spearman" else f"{value:+.1%}" if name == "bias" else f"{value:.1%}"

@@ -57,6 +57,8 @@ class Experts:
     """The routed and shared experts of one MoE layer.
 
     ffn: inner width of one routed expert. shared_ffn: total inner width of the shared experts (0 = none).
+    latent: width that routed experts work in and tokens travel in, 0 = hidden (LatentMoE, Nemotron 3 Super: one product
+    before dispatch and one after combine).
     gated: three matrices an expert (SwiGLU) instead of two. score: ``softmax``, ``sigmoid`` or ``sparsemixer``.
     groups, kept_groups: group-limited routing (1, 1 = none).
     normalise_top_k: the gates of the chosen experts are divided by their sum. routed_scaling: factor on them.
@@ -80,11 +82,13 @@ class Experts:
     output_bias: bool = False
     router_bias: bool = False
     shared_gate: bool = False
+    latent: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One block: attention and a feed-forward part, which is dense, routed or both (a parallel dense residual).
+    """One block: attention or none, and a feed-forward part or none, which is dense, routed or both (a parallel dense
+    residual).
 
     attention: None for a block without. dense_ffn: inner width of a dense FFN, 0 = none. experts: None = dense layer.
     cross_attention: of a decoder block to the encoder's output.

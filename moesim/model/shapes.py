@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from moesim.model.architecture import Attention, Layer, MoEModel
+from moesim.model.architecture import Attention, Experts, Layer, MoEModel
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,15 +73,26 @@ def routed_experts(layer: Layer, hidden: int, expert_tp: int = 1) -> tuple[Proje
     if layer.experts is None:
         return ()
     experts = layer.experts
-    return _ffn("expert", hidden, experts.ffn, experts.gated, expert_tp, used=experts.top_k, stored=experts.routed)
+    width = expert_width(experts, hidden)
+    return _ffn("expert", width, experts.ffn, experts.gated, expert_tp, used=experts.top_k, stored=experts.routed)
+
+
+def expert_width(experts: Experts, hidden: int) -> int:
+    """Width of tokens in front of and behind the routed experts, and on the wire to and from them."""
+    return experts.latent or hidden
 
 
 def shared_expert(layer: Layer, hidden: int, tp: int = 1) -> tuple[Projection, ...]:
-    """Products of the shared experts taken together, which every token uses."""
-    if layer.experts is None or not layer.experts.shared_ffn:
+    """Products of the shared experts taken together, and those into and out of a latent space: every token's."""
+    if layer.experts is None:
         return ()
+    latent = layer.experts.latent
+    into = (Projection("latent_down", latent, hidden, "none"), Projection("latent_up", hidden, latent, "none"))
+    around = into if latent else ()
+    if not layer.experts.shared_ffn:
+        return around
     gate = (Projection("shared_gate", 1, hidden, "none"),) if layer.experts.shared_gate else ()
-    return gate + _ffn("shared", hidden, layer.experts.shared_ffn, layer.experts.gated, tp)
+    return around + gate + _ffn("shared", hidden, layer.experts.shared_ffn, layer.experts.gated, tp)
 
 
 def dense_ffn(layer: Layer, hidden: int, tp: int = 1) -> tuple[Projection, ...]:

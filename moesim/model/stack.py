@@ -36,6 +36,21 @@ def alternate(layers: int, full: Attention, other: Attention, full_every: int) -
     return tuple(full if (index + 1) % full_every == 0 else other for index in range(layers))
 
 
+def patterned(
+    pattern: str, attention: Attention, linear: Attention | None, feed_forward: FeedForward
+) -> tuple[Layer, ...]:
+    """One `Layer` a letter, each alone in its block: ``M`` linear attention or Mamba, ``*`` attention, ``E`` experts,
+    ``-`` a dense FFN."""
+    dense = Layer(None, feed_forward.dense_ffn, feed_forward.dense_gated, None, feed_forward.dense_bias)
+    kinds = {
+        "M": Layer(linear),
+        "*": Layer(attention),
+        "E": Layer(None, feed_forward.parallel_ffn, feed_forward.dense_gated, feed_forward.experts),
+        "-": dense,
+    }
+    return tuple(kinds[letter] for letter in pattern)
+
+
 def build_layers(
     attentions: Sequence[Attention],
     feed_forward: FeedForward,

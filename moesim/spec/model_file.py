@@ -14,7 +14,7 @@ from moesim.errors import InvalidInput, Problem
 from moesim.model.architecture import Attention, MoEModel, Rumour
 from moesim.model.huggingface import from_hf_config
 from moesim.model.parameters import dense_twin
-from moesim.model.stack import FeedForward, alternate, build_layers, moe_layers
+from moesim.model.stack import FeedForward, alternate, build_layers, moe_layers, patterned
 from moesim.spec.complaints import Wrong
 from moesim.spec.library import find
 from moesim.spec.loading import Spec, read
@@ -57,6 +57,8 @@ class ModelFile(ModelHead):
 
     layers: of a decoder or encoder; an encoder-decoder has encoder_layers and decoder_layers instead.
     first_dense, moe_every, moe_layers: which layers have experts: all but the first, the last of every few, or listed.
+    pattern: a letter a layer instead, as hybrid models have it: M linear attention (Mamba), * attention, E experts,
+    - dense FFN, each alone in its block.
     full_attention_every: the last of so many layers attends to everything, the others in windows or linearly.
     unverified: keys whose value nobody has read in a source; the note says where it comes from.
     """
@@ -74,6 +76,7 @@ class ModelFile(ModelHead):
     first_dense: int = Field(0, ge=0)
     moe_every: PositiveInt = 1
     moe_layers: tuple[int, ...] | None = None
+    pattern: Annotated[str, Field(pattern=r"^[M*E-]+$")] | None = None
     dense_ffn: PositiveInt | None = None
     dense_gated: bool = True
     dense_bias: bool = False
@@ -106,8 +109,23 @@ class ModelFile(ModelHead):
         windowed = self.linear_attention or getattr(self.attention, "window", None)
         if self.full_attention_every > 1 and not windowed:
             wrong.append(("full_attention_every", "give attention.window or linear_attention for the other layers"))
+        if self.pattern is not None:
+            return wrong + self._wrong_pattern()
         if self.linear_attention and self.full_attention_every == 1:
             wrong.append(("linear_attention", "no layer uses it; give full_attention_every"))
+        return wrong
+
+    def _wrong_pattern(self) -> list[tuple[str, str]]:
+        wrong = []
+        if len(self.pattern) != self.layers:
+            wrong.append(("pattern", f"has {len(self.pattern)} letters for {self.layers} layers"))
+        needs = {"M": self.linear_attention, "E": self.experts, "-": self.dense_ffn}
+        names = {"M": "linear_attention", "E": "experts", "-": "dense_ffn"}
+        wrong += [
+            (names[k], f"missing; the pattern has {k!r}") for k, v in needs.items() if k in self.pattern and not v
+        ]
+        others = ("first_dense", "moe_every", "moe_layers", "full_attention_every")
+        wrong += [(key, "drop it; the pattern says it") for key in others if key in self.model_fields_set]
         return wrong
 
     def _wrong_ends(self) -> list[tuple[str, str]]:
@@ -118,6 +136,8 @@ class ModelFile(ModelHead):
     def _wrong_feed_forward(self) -> list[tuple[str, str]]:
         if self.experts is None:
             return [] if self.dense_ffn else [("dense_ffn", "missing; a model without experts needs it")]
+        if self.pattern is not None:
+            return []
         indices = self._with_experts()
         wrong = []
         if bad := [index for index in indices if not 0 <= index < self._depth()]:
@@ -160,10 +180,15 @@ class ModelFile(ModelHead):
             experts=self.experts.value() if self.experts else None,
             parallel_ffn=self.parallel_ffn or 0,
         )
+        if self.pattern is None:
+            layers = build_layers(self._attentions(), feed_forward, self._with_experts(), self.encoder_layers)
+        else:
+            linear = self.linear_attention.value() if self.linear_attention else None
+            layers = patterned(self.pattern, self.attention.value(), linear, feed_forward)
         return MoEModel(
             name=name,
             vocab=self.vocab or 0,
-            layers=build_layers(self._attentions(), feed_forward, self._with_experts(), self.encoder_layers),
+            layers=layers,
             encoder_layers=self.encoder_layers or 0,
             native_experts=self.native_experts or "",
             patch=self.patch or 0,

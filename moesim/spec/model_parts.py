@@ -99,7 +99,8 @@ class LatentAttention(Spec):
 
 
 class LinearAttention(Spec):
-    """Gated delta net: heads and head width of keys and of values."""
+    """Gated delta net: heads and head width of keys and of values. Mamba-2 has the same shapes: keys are its groups and
+    state, values its heads."""
 
     key_heads: PositiveInt
     key_head_dim: PositiveInt
@@ -143,11 +144,13 @@ class MixtureOfAttention(Spec):
 
 
 class ExpertsFile(Spec):
-    """Routed and shared experts. shared_ffn is the width of all shared experts together."""
+    """Routed and shared experts. shared_ffn is the width of all shared experts together. latent: width that routed
+    experts work in, where not the hidden one."""
 
     routed: PositiveInt
     top_k: PositiveInt
     ffn: PositiveInt
+    latent: PositiveInt | None = None
     shared_ffn: PositiveInt | None = None
     gated: bool = True
     score: Literal["softmax", "sigmoid", "sparsemixer"] = "softmax"
@@ -178,7 +181,8 @@ class ExpertsFile(Spec):
 
     def value(self) -> Experts:
         """The value of the floors below."""
-        return Experts(**self.model_dump(exclude={"shared_ffn"}), shared_ffn=self.shared_ffn or 0)
+        plain = self.model_dump(exclude={"shared_ffn", "latent"})
+        return Experts(**plain, shared_ffn=self.shared_ffn or 0, latent=self.latent or 0)
 
 
 class Published(Spec):

@@ -9,6 +9,7 @@ from pydantic import Field
 from moesim.cost.exchange import KERNELS
 from moesim.hardware.precision import PRECISIONS
 from moesim.network.fidelity import FIDELITIES
+from moesim.spec.expected import Expected
 from moesim.spec.fabric import FabricOptions
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
@@ -110,3 +111,4 @@ class Scenario(Spec):
     capacity: Capacity | None = None
     software: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    expected: Expected | None = None

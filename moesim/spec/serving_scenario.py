@@ -18,6 +18,7 @@ from moesim.serving.policy import DP_PLACEMENTS, ORDERS, PREEMPTIONS, PRESETS, P
 from moesim.serving.requests import Requests, closed_loop, open_loop
 from moesim.serving.traces import read_requests
 from moesim.spec.assembly import Assembly, assemble, read_scenario
+from moesim.spec.expected import Expected
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Document, Spec
 from moesim.spec.placement_options import PlacementOptions
@@ -149,6 +150,7 @@ class ServingScenario(Spec):
     slo: Objective | None = None
     queue_limit: Count = 20_000
     seed: Annotated[int, Field(ge=0)] = 0
+    expected: Expected | None = None
 
 
 _DEPLOYMENT = (

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from moesim.placement.policies import POLICIES
+from moesim.spec.expected import Expected
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
 from moesim.spec.routing import Routing
@@ -104,3 +105,4 @@ class TrainingScenario(Spec):
     memory: Memory = Memory()
     software: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    expected: Expected | None = None

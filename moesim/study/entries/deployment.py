@@ -135,16 +135,17 @@ def _devices(entry: Entry, said: Degrees, hardware: Hardware, assume: Assumption
         assume.note(f"{whole} cores are {entry.devices} chips")
         whole = entry.devices
     if whole is None:
-        domain = _domain(hardware)
+        limit = domain(hardware)
         whole = int(
-            assume.take(entry.devices if (entry.devices or 0) <= domain else None, SERVER, "devices of a server")
+            assume.take(entry.devices if (entry.devices or 0) <= limit else None, SERVER, "devices of a server")
         )
     if entry.devices and whole > entry.devices:
         raise NotStated(f"degrees of {whole} devices, but {entry.devices} in all")
     return whole
 
 
-def _domain(hardware: Hardware) -> int:
+def domain(hardware: Hardware) -> int:
+    """Devices of a scale-up domain: of a rack of NVL72, else of one server."""
     return 72 if "nvl72" in hardware.name else SERVER
 
 

@@ -31,7 +31,8 @@ class Outcome:
 
     total_s: of the step, or of the load. seconds: the same by kind of work, on the average rank or server.
     input_tokens, output_tokens, sequences: of the whole system in that time. ttft, tpot: seconds over requests by
-    statistic (``mean``, ``p99`` …), empty where there are none. low, high: factors of the cost models' 80 % interval.
+    statistic (``mean``, ``p99`` …), empty where there are none. passes: layers that a rank runs forward and back.
+    low, high: factors of the cost models' 80 % interval.
     """
 
     devices: int
@@ -44,6 +45,7 @@ class Outcome:
     ranks: int = 1
     ttft: dict[str, float] = field(default_factory=dict)
     tpot: dict[str, float] = field(default_factory=dict)
+    passes: float = 0.0
     model_flops: float = 0.0
     peak_flops_per_s: float = 0.0
     low: float = 1.0
@@ -53,6 +55,10 @@ class Outcome:
     def tpot_s(self) -> float:
         """Mean seconds per output token of a user."""
         return self.tpot.get("mean", self.total_s)
+
+
+class DoesNotFit(MoesimError):
+    """A scenario needs more memory than a device has; kept as a text that begins so."""
 
 
 class Runner:
@@ -69,7 +75,7 @@ class Runner:
             self._known[key] = self._read(key) or self._simulate(data, key)
         found = self._known[key]
         if isinstance(found, str):
-            raise MoesimError(found)
+            raise DoesNotFit(found) if "does not fit" in found else MoesimError(found)
         return found
 
     def _simulate(self, data: Mapping[str, object], key: str) -> Outcome | str:
@@ -99,6 +105,8 @@ def simulate(data: Mapping[str, object]) -> Outcome:
     plain = {key: value for key, value in data.items() if key != "expected"}
     if "load" in data:
         return _serve(plain)
+    if data.get("workload", {}).get("kind") == "training":
+        return _train(plain)
     return _step(plain)
 
 
@@ -171,6 +179,43 @@ def _step(data: Mapping[str, object]) -> Outcome:
         tpot={"mean": total} if decode else {},
         ttft={} if decode else {"mean": total},
         peak_flops_per_s=assembly.deployment.machine.device.peak.get("bf16", 0.0),
+        low=float(metrics["step_time_low_s"]) / total,
+        high=float(metrics["step_time_high_s"]) / total,
+    )
+
+
+_TRAINING_KINDS = (
+    ("experts", ("experts",)),
+    ("exchange", ("exposed_dispatch", "exposed_combine", "exposed_gradient_dispatch", "exposed_gradient_combine")),
+    ("sharding", ("exposed_gradients", "exposed_parameters", "exposed_weights", "optimizer")),
+    ("bubble", ("pipeline_bubble", "end_of_step")),
+)
+
+
+def _train(data: Mapping[str, object]) -> Outcome:
+    from moesim.study.train import run_training
+
+    result = run_training(document_of(data))
+    metrics, job = result.metrics, result.assembly.job
+    total = float(metrics["step_time_s"])
+    seconds: dict[str, float] = {}
+    for kind, value in metrics["breakdown_s"].items():
+        group = next((name for name, prefixes in _TRAINING_KINDS if kind.startswith(prefixes)), "dense")
+        if group == "dense" and kind.startswith("exposed_"):
+            group = "collectives"
+        seconds[group] = seconds.get(group, 0.0) + float(value)
+    layers = len(job.model.layers) / job.parallelism.pp
+    return Outcome(
+        devices=job.cluster.ranks,
+        node=node_size(job.cluster),
+        total_s=total,
+        seconds=seconds,
+        input_tokens=float(job.step_tokens),
+        sequences=float(data["workload"]["global_batch"]),
+        ranks=job.cluster.ranks,
+        passes=metrics["microbatches"] * layers,
+        model_flops=float(metrics["model_flops_per_token"]) * job.step_tokens,
+        peak_flops_per_s=job.machine.device.peak.get("bf16", 0.0),
         low=float(metrics["step_time_low_s"]) / total,
         high=float(metrics["step_time_high_s"]) / total,
     )

@@ -15,10 +15,10 @@ from moesim.study.entries.case import Case, NotStated
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.inference import inference_case
 from moesim.study.entries.kernels import predict_kernels
-from moesim.study.entries.outcome import Outcome, Runner
+from moesim.study.entries.outcome import DoesNotFit, Outcome, Runner
 from moesim.study.entries.quantity import quantity
 from moesim.study.entries.reading import grows_with_time, read, token_seconds
-from moesim.study.entries.training import training_case
+from moesim.study.entries.training import lighter, training_case, with_recomputation
 
 ADDED = ("predicted", "low", "high", "assumed", "reason")
 CONVERTED_KINDS = ("inference", "training")
@@ -62,12 +62,28 @@ def predict_entry(entry: Entry, runner: Runner, calibration: Calibration) -> Pre
 
 def predict_case(case: Case, runner: Runner, calibration: Calibration) -> Prediction:
     """Run a case and read its quantity. Raises MoesimError."""
-    outcome = runner.run(case.document)
+    case, outcome = run_case(case, runner)
     factors = calibration.of(case.stack)
     base_s = token_seconds(case, runner.run(case.base)) if case.base is not None else None
     value = read(case, outcome, factors.scale(outcome, case.age), base_s)
     low, high = bounds(case, outcome, value, factors)
     return Prediction(value, low, high, "; ".join(case.assumed), "", case, outcome)
+
+
+def run_case(case: Case, runner: Runner) -> tuple[Case, Outcome]:
+    """The outcome of a case; a training job that does not fit recomputes more until it does. Raises MoesimError."""
+    try:
+        return case, runner.run(case.document)
+    except DoesNotFit:
+        if case.document.get("workload", {}).get("kind") != "training":
+            raise
+    choices = lighter(case.document)
+    for document in choices[:-1]:
+        try:
+            return with_recomputation(case, document), runner.run(document)
+        except DoesNotFit:
+            continue
+    return with_recomputation(case, choices[-1]), runner.run(choices[-1])
 
 
 def bounds(case: Case, outcome: Outcome, value: float, factors: Factors) -> tuple[float, float]:

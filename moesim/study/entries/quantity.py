@@ -86,6 +86,8 @@ def _duration(words: str, unit: str) -> Quantity | None:
         return Quantity("ttft", scale=scale, statistic=statistic)
     if re.search(r"step|iteration", words):
         return Quantity("step", scale=scale)
+    if re.search(r"chunk pair|forward\+backward", words):
+        return None  # a part of a step
     if re.search(r"training time|time to \d|train", words):
         return Quantity("train_time", scale=scale, tokens=_tokens(words))
     return None

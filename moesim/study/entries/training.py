@@ -1,12 +1,244 @@
-"""From a published training figure to a training scenario."""
+"""From a published training figure to a training scenario: one step of the job, whatever the figure counts.
+
+Rules that hold for all entries alike, where a text does not say:
+
+- a job without degrees runs as its model's public recipe does (`RECIPES`), or, in MaxText, fully sharded (FSDP);
+- 8 sequences of a step a device, microbatches of one sequence; 4,096 tokens a sequence;
+- layers of uneven stages as Megatron's layouts put them: embedding and loss count as a layer where that divides, else
+  the last stages have fewer;
+- recomputation: none, and where that does not fit norms, activations and MLA's up-projections, then experts, then all;
+- routing is balanced where a note says so (forced balance, random routing) or tokens are dropped; else from a capture;
+- dispatch and combine in BF16, by the fastest kernel that reaches: one-sided NVLink inside a domain, DeepEP beyond it.
+"""
 
 from __future__ import annotations
 
-from moesim.study.entries.case import Case, NotStated
+from dataclasses import dataclass, replace
+
+from moesim.hardware.device import Hardware
+from moesim.hardware.precision import PRECISIONS
+from moesim.model.architecture import MoEModel
+from moesim.study.entries import words
+from moesim.study.entries.calibration import age
+from moesim.study.entries.case import Assumptions, Case, NotStated
+from moesim.study.entries.degrees import Degrees, degrees
+from moesim.study.entries.deployment import domain, hardware_named, measured_stack, model_named, occurs, routing
 from moesim.study.entries.entry import Entry
+from moesim.study.entries.formats import formats
 from moesim.study.entries.quantity import Quantity
+
+SEQUENCE, PER_DEVICE = 4096, 8
+# Public recipes, for figures that name a model and a product only. DeepSeek: DeepSeek-V3 report, sections 3 and 4.2;
+# others: NVIDIA-NeMo/Megatron-Bridge, scripts/performance/configs, MXFP8.
+RECIPES: dict[tuple[str, str], str] = {
+    ("deepseek-v3", "h800"): "2048 GPUs TP1 PP16 EP64 GBS 15360 MBS 1",
+    ("deepseek-v3", "gb300_nvl72"): "256 GPUs TP1 PP2 VP8 EP32 GBS 4096 MBS 1",
+    ("deepseek-v3", "gb200_nvl72"): "256 GPUs TP1 PP4 VP4 EP64 GBS 4096 MBS 1",
+    ("qwen3-235b-a22b", "gb300_nvl72"): "256 GPUs TP1 PP4 VP12 EP32 GBS 8192 MBS 2",
+    ("qwen3-235b-a22b", "gb200_nvl72"): "256 GPUs TP1 PP8 VP3 EP32 GBS 8192 MBS 1",
+}
+_RECIPE_FORMAT = {"deepseek": "fp8_block", "megatron": "mxfp8", "maxtext": "bf16"}
+_RECOMPUTED = ("mla_up", "norm", "activation")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job:
+    """A training job as an entry states it."""
+
+    model: MoEModel
+    hardware: Hardware
+    stack: str
+    devices: int
+    degrees: Degrees
+    format: str
+    global_batch: int
+    microbatch: int
+    sequence: int
+    balanced: bool
+    mtp: bool
 
 
 def training_case(entry: Entry, quantity: Quantity) -> Case:
     """The case of an entry. Raises NotStated."""
-    raise NotStated("training steps are not simulated yet")
+    assume = Assumptions()
+    job = job_of(entry, assume)
+    document = document_of_job(job, assume)
+    family = "balanced" if job.balanced else "routed"
+    return Case(
+        entry.id,
+        document,
+        quantity,
+        f"{job.stack} {recipe_group(job.format)}",
+        (*assume.texts, f"{family} routing"),
+        age=age(entry.software),
+        devices=job.devices if quantity.per == "system" else None,
+    )
+
+
+def recipe_group(name: str) -> str:
+    """Formats that share a calibration: all of eight bits, all of four."""
+    return PRECISIONS[name].compute
+
+
+def job_of(entry: Entry, assume: Assumptions) -> Job:
+    """Read the job. Raises NotStated."""
+    model, hardware = model_named(entry.model), hardware_named(entry.hardware)
+    stack = words.stack(entry.software, entry.source)
+    stack = stack or ("deepseek" if hardware.name == "h800" else "unknown")
+    text = f"{entry.parallelism} {entry.batch}"
+    recipe = RECIPES.get((model.name, hardware.name)) if not entry.parallelism else None
+    if recipe:
+        assume.note(f"as its public recipe: {recipe}")
+    said = degrees(recipe or entry.parallelism)
+    devices = entry.devices or (words.labelled(recipe, "gpus") if recipe else None)
+    if devices is None:
+        raise NotStated("states no number of devices")
+    recipe_batch = words.labelled(recipe, "gbs") if recipe and devices == words.labelled(recipe, "gpus") else None
+    per_device = words.labelled(text, "per_device_batch(?:_size)?", "batch per device", "pdbs")
+    batch = words.labelled(entry.batch, "gbs", "global batch(?: size)?")
+    batch = batch or (per_device * devices if per_device else None) or recipe_batch
+    batch = int(assume.take(batch, PER_DEVICE * devices, "sequences a step:"))
+    sequence = words.count(entry.input_len)
+    lower = f"{entry.model} {entry.note} {entry.parallelism} {entry.metric}".lower()
+    return Job(
+        model=model,
+        hardware=hardware,
+        stack=stack,
+        devices=devices,
+        degrees=said,
+        format=format_of(entry, hardware, stack, assume),
+        global_batch=batch,
+        microbatch=words.labelled(entry.batch, "mbs", "micro ?batch(?: size)?") or 1,
+        sequence=int(assume.take(sequence, SEQUENCE, "tokens a sequence:")),
+        balanced=occurs(r"balanced|random|token-?drop|capacity|dropped", lower.replace("dropless", "")),
+        mtp=not occurs(r"w/o mtp|without mtp|no mtp", lower) and stack in ("megatron", "deepseek"),
+    )
+
+
+def format_of(entry: Entry, hardware: Hardware, stack: str, assume: Assumptions) -> str:
+    """The format of the products. FP8 of no granularity: 128x128 blocks at DeepSeek, one scale a tensor elsewhere."""
+    stated = formats(entry.precision).weights
+    found = str(assume.take(stated, _RECIPE_FORMAT.get(stack, "bf16"), "products in"))
+    found = {"fp8_any": "fp8_block" if stack == "deepseek" else "fp8", "fp4": "nvfp4"}.get(found, found)
+    if PRECISIONS[found].compute not in hardware.device.peak:
+        assume.note(f"{hardware.name} has no {found} units: products in BF16")
+        return "bf16"
+    return found
+
+
+def document_of_job(job: Job, assume: Assumptions) -> dict[str, object]:
+    """The scenario of a job. Raises NotStated where the degrees cannot be."""
+    said, model = job.degrees, job.model
+    tp, pp, cp = said.tp or 1, said.pp or 1, said.cp or 1
+    if job.devices % (tp * pp * cp):
+        raise NotStated(f"TP{tp} × PP{pp} × CP{cp} does not divide {job.devices} devices")
+    stage = job.devices // pp
+    experts = model.layers[model.moe_layers[0]].experts if model.moe_layers else None
+    expert_tp = said.etp or 1
+    sharded = said.fsdp or job.stack == "maxtext"
+    ep = said.ep or 1
+    if said.ep is None and experts and not sharded:
+        ep = int(assume.take(None, _widest(experts.routed, stage // expert_tp, domain(job.hardware)), "EP"))
+    if sharded:
+        assume.note("weights sharded over all data-parallel ranks (FSDP)")
+    parallelism = {"tp": tp, "cp": cp, "pp": pp, "ep": ep, "expert_tp": expert_tp, "zero": 3 if sharded else 1}
+    document: dict[str, object] = {
+        "model": model.name,
+        "cluster": {"hardware": job.hardware.name, "devices": job.devices},
+        "parallelism": parallelism,
+        "precision": _precision(job),
+        "workload": {
+            "kind": "training",
+            "global_batch": job.global_batch,
+            "microbatch": _microbatch(job, tp * pp * cp, sharded),
+            "sequence": job.sequence,
+            "mtp_layers": min(model.mtp_layers, 1) if job.mtp else 0,
+            "windows": 1 if job.balanced else 2,
+        },
+        "schedule": _schedule(job, pp),
+        "recomputation": {"kind": "none"},
+        "optimizer": {"kind": "adam"},
+        "routing": routing(model, balanced=job.balanced),
+        "placement": {"kind": "contiguous", "slots_per_rank": -(-(experts.routed if experts else 1) // ep)},
+        "network": {"fidelity": "bound", "all_to_all": _kernel(job, ep * expert_tp)},
+        "memory": {"reserve": 0.03},
+    }
+    chunks = pp * (said.vp or 1)
+    if len(model.layers) % chunks:
+        document["stages"] = stages(len(model.layers), chunks)
+    if stack := measured_stack(job.hardware, "trtllm"):
+        document["software"] = stack
+    return document
+
+
+def _precision(job: Job) -> dict[str, str]:
+    found = {"experts": job.format, "dense": job.format, "dispatch": "bf16", "combine": "bf16"}
+    if job.stack == "deepseek":
+        found |= {"dispatch": "fp8_block", "weights": "fp8_block"}
+    return found | {"optimizer_states": "bf16"}
+
+
+def _microbatch(job: Job, model_parallel: int, sharded: bool) -> int:
+    """Sequences of a microbatch; all of a device's at once under FSDP."""
+    mine = job.global_batch * model_parallel // job.devices
+    if sharded:
+        return max(1, mine)
+    return job.microbatch
+
+
+def _schedule(job: Job, pp: int) -> dict[str, object]:
+    if pp == 1:
+        return {"kind": "1f1b"}
+    if job.stack == "deepseek":
+        return {"kind": "dualpipe"}
+    virtual = job.degrees.vp or 1
+    return {"kind": "interleaved", "virtual_stages": virtual} if virtual > 1 else {"kind": "1f1b"}
+
+
+def stages(layers: int, chunks: int) -> list[int]:
+    """Layers of each chunk, by the rule at the top. Raises NotStated where there are fewer layers than chunks."""
+    if (layers + 2) % chunks == 0 and (layers + 2) // chunks > 1:
+        each = (layers + 2) // chunks
+        return [each - 1, *[each] * (chunks - 2), each - 1]
+    each = -(-layers // chunks)
+    found = [max(0, min(each, layers - each * chunk)) for chunk in range(chunks)]
+    if 0 in found[:-1]:  # more than one empty chunk: spread evenly instead
+        base, extra = divmod(layers, chunks)
+        if base == 0:
+            raise NotStated(f"{layers} layers are fewer than {chunks} pipeline chunks")
+        return [base + (chunk < extra) for chunk in range(chunks)]
+    return found
+
+
+def _widest(experts: int, ranks: int, limit: int) -> int:
+    """The widest expert parallelism inside a scale-up domain that divides experts and ranks."""
+    return max(d for d in range(1, min(ranks, experts, limit) + 1) if experts % d == 0 and ranks % d == 0)
+
+
+def _kernel(job: Job, ranks: int) -> str:
+    """The all-to-all kernel that a stage's experts exchange tokens by."""
+    if job.hardware.device.kind == "tpu":
+        return "ragged_all_to_all"
+    if ranks > domain(job.hardware):
+        return "deepep_normal"
+    return "nvlink_one_sided" if "nvl72" in job.hardware.name else "deepep_normal"
+
+
+def lighter(document: dict[str, object]) -> list[dict[str, object]]:
+    """The document with more and more recomputation, for jobs that do not fit."""
+    model = model_named(str(document["model"]))
+    mla = any(layer.attention and layer.attention.kind == "mla" for layer in model.layers)
+    modules = [m for m in _RECOMPUTED if mla or m != "mla_up"]
+    choices = [
+        {"kind": "selective", "modules": modules},
+        {"kind": "selective", "modules": [*modules, "experts", "shared_expert"]},
+        {"kind": "full"},
+    ]
+    return [{**document, "recomputation": choice} for choice in choices]
+
+
+def with_recomputation(case: Case, document: dict[str, object]) -> Case:
+    """The case with a lighter document, and what was assumed."""
+    kind = document["recomputation"]
+    words_of = "all layers" if kind["kind"] == "full" else ", ".join(kind["modules"])
+    return replace(case, document=document, assumed=(*case.assumed, f"recomputed, as it would not fit: {words_of}"))
