@@ -184,8 +184,7 @@ class StackSteps:
         work = ("sequences", "total", "context", "prefill_tokens", "prefill_total", "attended", "prompts")
         parts = self._tables.parts(*(rows[name] for name in work))
         sequences, prompts = rows["sequences"], rows["prompts"] > 0
-        tokens = rows["total"] + rows["prefill_total"]
-        whole = combine(parts, counts, c, sequences, rows["prefill_tokens"], tokens)
+        whole = combine(parts, counts, c, sequences, rows["prefill_tokens"])
         decode = {
             "dense": c.dense * parts["dense"] + parts["head"],
             "experts": c.expert_bytes * parts["expert_bytes"] + c.expert_flops * parts["expert_flops"],

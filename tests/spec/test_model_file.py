@@ -46,6 +46,7 @@ def test_the_catalogue_has_every_model_asked_for():
         olmoe-1b-7b phi-3.5-moe arctic jetmoe-8b switch-base-128 switch-base-256 switch-c-2048 glam-64e
         gshard-600b nllb-moe-54b vmoe-l16 vmoe-h14-last5 gpt-4-rumoured llama-2-13b llama-2-70b llama-3.1-8b
         llama-3.1-70b llama-3.1-405b gpt-3-175b
+        qwen3-coder-480b-a35b nemotron-3-nano nemotron-3-super gemma-4-26b-a4b
     """
     assert set(names("model")) == set(expected.split())
 
@@ -148,3 +149,18 @@ def test_all_problems_come_at_once(tmp_path):
     with pytest.raises(InvalidInput) as caught:
         load_model(path)
     assert {problem.field for problem in caught.value.problems} == {"experts.top_k", "native", "hidden"}
+
+
+def test_a_hybrid_model_writes_its_blocks_as_letters():
+    model = load_model("nemotron-3-super")
+    kinds = {letter: model.layers[position] for letter, position in (("M", 0), ("E", 1), ("*", 7))}
+    assert (kinds["M"].attention.kind, kinds["M"].experts, kinds["M"].dense_ffn) == ("linear", None, 0)
+    assert (kinds["E"].attention, kinds["E"].experts.latent) == (None, 1024)
+    assert (kinds["*"].attention.kind, kinds["*"].experts) == ("gqa", None)
+    assert len(model.moe_layers) == 40
+
+
+def test_a_pattern_that_says_something_else_is_refused(tmp_path):
+    path = tiny(tmp_path, ("layers: ", "pattern: MX\nlayers: "))
+    with pytest.raises(InvalidInput, match="pattern"):
+        load_model(path)
