@@ -20,7 +20,8 @@ class Attention:
     window: sliding-window or chunk length in tokens, 0 = full.
     q_lora_rank … v_head_dim: MLA's ranks and head widths; q_lora_rank 0 = the query is not compressed.
     linear: heads and v_head_dim are those of the values, kv_heads and head_dim those of the keys; conv_kernel is the
-    length of the short convolution in front of them.
+    length of the short convolution in front of them. gate_rank: rank of the projections that make a decay a channel
+    and the output gate (Kimi Delta Attention); 0 = one decay a head and a full gate (Qwen3-Next).
     moa: attention_experts pairs of query and output matrices, attention_top_k used by a token; common keys and values,
     so heads == kv_heads * attention_top_k.
     output_gate: the query projection also makes a sigmoid gate on the output (Qwen3-Next).
@@ -45,6 +46,7 @@ class Attention:
     qk_norm: str = ""
     sinks: bool = False
     conv_kernel: int = 0
+    gate_rank: int = 0
     attention_experts: int = 1
     attention_top_k: int = 1
     indexer_heads: int = 0

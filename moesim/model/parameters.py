@@ -186,5 +186,6 @@ def _attention_vectors(attention: Attention | None, hidden: int) -> int:
         count += attention.q_lora_rank + attention.kv_lora_rank + 2 * attention.indexer_head_dim
     if attention.kind == "linear":  # convolution over q, k, v; decay and step bias a head; norm of the output
         values = attention.heads * attention.v_head_dim
-        count += attention.conv_kernel * (2 * keys + values) + 2 * attention.heads + attention.v_head_dim
+        steps = keys if attention.gate_rank else attention.heads
+        count += attention.conv_kernel * (2 * keys + values) + attention.heads + steps + attention.v_head_dim
     return count

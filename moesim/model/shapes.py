@@ -174,6 +174,15 @@ def _linear(attention: Attention, hidden: int, tp: int, absorbed: bool) -> tuple
         raise ValueError(f"{attention.heads} value and {attention.kv_heads} key heads do not divide by tp {tp}")
     values = attention.heads // tp * attention.v_head_dim
     keys = attention.kv_heads // tp * attention.head_dim
+    if attention.gate_rank:
+        return (
+            Projection("qkv", 2 * keys + values, hidden, "column"),
+            Projection("fg_a", 2 * attention.gate_rank, hidden, "none"),
+            Projection("f_b", keys, attention.gate_rank, "column"),
+            Projection("g_b", values, attention.gate_rank, "column"),
+            Projection("b", attention.heads // tp, hidden, "column"),
+            Projection("o", hidden, values, "row"),
+        )
     return (
         Projection("qkvz", 2 * keys + 2 * values, hidden, "column"),
         Projection("ba", 2 * attention.heads // tp, hidden, "column"),

@@ -60,6 +60,7 @@ class ModelFile(ModelHead):
     pattern: a letter a layer instead, as hybrid models have it: M linear attention (Mamba), * attention, E experts,
     - dense FFN, each alone in its block.
     full_attention_every: the last of so many layers attends to everything, the others in windows or linearly.
+    full_attention_layers: lists those layers instead, from 0.
     unverified: keys whose value nobody has read in a source; the note says where it comes from.
     """
 
@@ -71,6 +72,7 @@ class ModelFile(ModelHead):
     decoder_layers: PositiveInt | None = None
     attention: Annotated[GroupedQueryAttention | LatentAttention | MixtureOfAttention, Field(discriminator="kind")]
     full_attention_every: PositiveInt = 1
+    full_attention_layers: Annotated[tuple[int, ...], Field(min_length=1)] | None = None
     linear_attention: LinearAttention | None = None
     experts: ExpertsFile | None = None
     first_dense: int = Field(0, ge=0)
@@ -111,8 +113,16 @@ class ModelFile(ModelHead):
             wrong.append(("full_attention_every", "give attention.window or linear_attention for the other layers"))
         if self.pattern is not None:
             return wrong + self._wrong_pattern()
-        if self.linear_attention and self.full_attention_every == 1:
-            wrong.append(("linear_attention", "no layer uses it; give full_attention_every"))
+        listed = self.full_attention_layers
+        if self.linear_attention and self.full_attention_every == 1 and listed is None:
+            wrong.append(("linear_attention", "no layer uses it; give full_attention_every or full_attention_layers"))
+        if listed is not None and self.full_attention_every > 1:
+            wrong.append(("full_attention_layers", "lists the layers already; drop full_attention_every"))
+        if listed is not None and not windowed:
+            wrong.append(("full_attention_layers", "give attention.window or linear_attention for the other layers"))
+        if bad := [index for index in listed or () if not 0 <= index < self._depth()]:
+            problem = f"there is no layer {bad[0]}; layers count from 0 to {self._depth() - 1}"
+            wrong.append(("full_attention_layers", problem))
         return wrong
 
     def _wrong_pattern(self) -> list[tuple[str, str]]:
@@ -124,7 +134,7 @@ class ModelFile(ModelHead):
         wrong += [
             (names[k], f"missing; the pattern has {k!r}") for k, v in needs.items() if k in self.pattern and not v
         ]
-        others = ("first_dense", "moe_every", "moe_layers", "full_attention_every")
+        others = ("first_dense", "moe_every", "moe_layers", "full_attention_every", "full_attention_layers")
         wrong += [(key, "drop it; the pattern says it") for key in others if key in self.model_fields_set]
         return wrong
 
@@ -163,10 +173,13 @@ class ModelFile(ModelHead):
 
     def _attentions(self) -> tuple[Attention, ...]:
         attention = self.attention.value()
-        if self.full_attention_every == 1:
+        listed = self.full_attention_layers
+        if self.full_attention_every == 1 and listed is None:
             return (attention,) * self._depth()
         full = self.attention.model_copy(update={"window": None}).value() if attention.window else attention
         other = self.linear_attention.value() if self.linear_attention else attention
+        if listed is not None:
+            return tuple(full if index in listed else other for index in range(self._depth()))
         return alternate(self._depth(), full, other, self.full_attention_every)
 
     def value(self, name: str) -> MoEModel:

@@ -100,13 +100,17 @@ class LatentAttention(Spec):
 
 class LinearAttention(Spec):
     """Gated delta net: heads and head width of keys and of values. Mamba-2 has the same shapes: keys are its groups and
-    state, values its heads."""
+    state, values its heads.
+
+    gate_rank: of the low-rank projections of decay and gate, where every channel has its own (Kimi Delta Attention).
+    """
 
     key_heads: PositiveInt
     key_head_dim: PositiveInt
     value_heads: PositiveInt
     value_head_dim: PositiveInt
     conv_kernel: PositiveInt
+    gate_rank: PositiveInt | None = None
 
     def value(self) -> Attention:
         """The value of the floors below."""
@@ -117,6 +121,7 @@ class LinearAttention(Spec):
             kv_heads=self.key_heads,
             head_dim=self.key_head_dim,
             conv_kernel=self.conv_kernel,
+            gate_rank=self.gate_rank or 0,
         )
 
 

@@ -10,6 +10,7 @@ from moesim.errors import Infeasible
 from moesim.hardware.precision import PRECISIONS
 from moesim.model import shapes
 from moesim.model.architecture import Attention
+from moesim.model.per_token import state_elements
 from moesim.units import format_bytes
 from moesim.workload.deployment import Batch, Deployment
 
@@ -24,6 +25,7 @@ class Footprint:
     experts: float
     dense_weights: float
     kv_cache: float
+    recurrent_state: float
     activations: float
     dispatch_buffers: float
     reserve: float
@@ -36,7 +38,15 @@ class Footprint:
 
     def by_kind(self) -> dict[str, float]:
         """Bytes by kind."""
-        kinds = ("experts", "dense_weights", "kv_cache", "activations", "dispatch_buffers", "reserve")
+        kinds = (
+            "experts",
+            "dense_weights",
+            "kv_cache",
+            "recurrent_state",
+            "activations",
+            "dispatch_buffers",
+            "reserve",
+        )
         return {kind: getattr(self, kind) for kind in kinds}
 
 
@@ -57,6 +67,7 @@ def footprint(deployment: Deployment, batch: Batch, received: int, *, reserve: f
         experts=experts,
         dense_weights=_dense_bytes(deployment),
         kv_cache=int(batch.sequences.max(initial=0)) * kv_bytes(deployment, batch.context + batch.new_tokens),
+        recurrent_state=int(batch.sequences.max(initial=0)) * state_bytes(deployment),
         # Hidden state, residual, and the widest projection in flight.
         activations=tokens * (2 * hidden + _widest(deployment)) * BF16,
         # Dispatched tokens as received, and expert outputs waiting to be combined.
@@ -70,11 +81,25 @@ def kv_bytes(deployment: Deployment, context: int) -> float:
     """Bytes that one sequence of `context` tokens caches on one tensor-parallel rank, all layers.
 
     GQA keeps two vectors a KV head of the rank, cut to the window; MLA the latent and the rotary key, whole on every
-    rank; linear attention a state that does not grow (FP32).
+    rank; linear attention nothing that grows (`state_bytes`).
     """
     tp, kv = deployment.parallelism.tp, deployment.precision.kv.bytes
     attentions = (layer.attention for layer in deployment.model.layers if layer.attention)
+    attentions = (attention for attention in attentions if attention.kind != "linear")
     return sum(_KV_BYTES[attention.kind](attention, context, tp, kv) for attention in attentions)
+
+
+def state_bytes(deployment: Deployment) -> float:
+    """Bytes that one sequence keeps in linear attention on one tensor-parallel rank, whatever its length: a matrix a
+    head in FP32, and what the short convolution still sees in BF16."""
+    tp, total = deployment.parallelism.tp, 0.0
+    for layer in deployment.model.layers:
+        attention = layer.attention
+        if attention is None or attention.kind != "linear":
+            continue
+        matrices = attention.heads // tp * attention.head_dim * attention.v_head_dim
+        total += matrices * FP32 + (state_elements(attention, tp) - matrices) * BF16
+    return total
 
 
 def check_fits(needs: Footprint) -> None:
@@ -101,11 +126,7 @@ def _mla_kv(attention: Attention, context: int, tp: int, kv: float) -> float:
     return (latent + attention.indexer_head_dim * PRECISIONS["fp8"].bytes) * context
 
 
-def _linear_kv(attention: Attention, context: int, tp: int, kv: float) -> float:
-    return attention.heads // tp * attention.head_dim * attention.v_head_dim * FP32
-
-
-_KV_BYTES = {"gqa": _gqa_kv, "moa": _gqa_kv, "mla": _mla_kv, "linear": _linear_kv}
+_KV_BYTES = {"gqa": _gqa_kv, "moa": _gqa_kv, "mla": _mla_kv}
 
 
 def expert_bytes(deployment: Deployment) -> np.ndarray:
@@ -149,6 +170,6 @@ def largest_batch(deployment: Deployment, batch: Batch, received: int, *, reserv
     """Sequences per attention-DP rank that would just fit at this context, dispatch buffers growing along."""
     now = footprint(deployment, batch, received, reserve=reserve)
     sequences = max(1, int(batch.sequences.max(initial=1)))
-    per_sequence = (now.kv_cache + now.activations + now.dispatch_buffers) / sequences
+    per_sequence = (now.kv_cache + now.recurrent_state + now.activations + now.dispatch_buffers) / sequences
     room = now.capacity - now.reserve - now.experts - now.dense_weights
     return max(0, int(np.floor(room / per_sequence))) if per_sequence else 0

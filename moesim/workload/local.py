@@ -160,14 +160,23 @@ def _mla(deployment: Deployment, attention: Attention, batch: Batch, sequences: 
 
 
 def _linear(deployment: Deployment, attention: Attention, batch: Batch, sequences: np.ndarray, kv: Precision) -> Cost:
-    """Gated delta net: each step reads and writes the recurrent state of every head (FP32), once a chunk of 64 tokens.
+    """Gated delta net: short convolution, delta rule, gated norm.
 
-    Chunk length: flash-linear-attention's default. Nobody's measurement stands behind this one: bytes at the reached
-    bandwidth of element-wise kernels.
+    Bytes: the recurrent state of every head (FP32) is read and written once a chunk of 64 tokens; queries, keys and
+    values enter and leave the convolution and enter the delta rule; its output passes the gated norm; the convolution's
+    own state is read and written. Three kernels in decode, eight with chunks: convolution, cumulated decay, scores,
+    triangular solve, corrected keys and values, states, outputs, norm (flash-linear-attention, whose chunk is 64).
+    Nobody's measurement stands behind this one: bytes at the reached bandwidth of element-wise kernels.
     """
-    state = attention.heads // deployment.parallelism.tp * attention.head_dim * attention.v_head_dim
+    tp = deployment.parallelism.tp
+    state = attention.heads // tp * attention.head_dim * attention.v_head_dim
+    values = attention.heads // tp * attention.v_head_dim
+    channels = 2 * attention.kv_heads // tp * attention.head_dim + values
+    tokens = sequences * batch.new_tokens
     chunks = -(-batch.new_tokens // 64)
-    return memory_bound(deployment.machine, 2 * sequences * chunks * state * PRECISIONS["fp32"].bytes)
+    moved = 2 * sequences * chunks * state * PRECISIONS["fp32"].bytes
+    moved = moved + (tokens * (3 * channels + 4 * values) + 2 * sequences * (attention.conv_kernel - 1) * channels) * 2
+    return memory_bound(deployment.machine, moved, kernels=3 if batch.phase == "decode" else 8)
 
 
 _KERNELS = {"gqa": _gqa, "moa": _gqa, "mla": _mla, "linear": _linear}

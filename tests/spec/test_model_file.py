@@ -1,5 +1,6 @@
 """A model is a name, a YAML file or a config.json; whatever is wrong in a file is said at its line."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -41,7 +42,7 @@ def tiny(folder, *replacements) -> Path:
 def test_the_catalogue_has_every_model_asked_for():
     expected = """
         mixtral-8x7b mixtral-8x22b deepseek-moe-16b deepseek-v2-lite deepseek-v2 deepseek-v3 deepseek-v3.2
-        kimi-k2 qwen2-57b-a14b qwen3-30b-a3b qwen3-235b-a22b qwen3-next-80b-a3b qwen3.5-397b-a17b
+        kimi-k2 kimi-linear-48b-a3b qwen2-57b-a14b qwen3-30b-a3b qwen3-235b-a22b qwen3-next-80b-a3b qwen3.5-397b-a17b
         llama-4-scout llama-4-maverick dbrx grok-1 gpt-oss-20b gpt-oss-120b glm-4.5 glm-5 minimax-m2.5
         olmoe-1b-7b phi-3.5-moe arctic jetmoe-8b switch-base-128 switch-base-256 switch-c-2048 glam-64e
         gshard-600b nllb-moe-54b vmoe-l16 vmoe-h14-last5 gpt-4-rumoured llama-2-13b llama-2-70b llama-3.1-8b
@@ -164,3 +165,19 @@ def test_a_pattern_that_says_something_else_is_refused(tmp_path):
     path = tiny(tmp_path, ("layers: ", "pattern: MX\nlayers: "))
     with pytest.raises(InvalidInput, match="pattern"):
         load_model(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("full_attention_layers: [3, 7]\nfull_attention_every: 4", "lists the layers already; drop"),
+        ("full_attention_layers: [3, 99]", "there is no layer 99; layers count from 0 to 26"),
+        ("full_attention_layers: []", "full_attention_layers"),
+    ],
+)
+def test_lists_of_full_attention_are_checked(change, said, tmp_path):
+    text = find("model", "kimi-linear-48b-a3b").read_text()
+    path = tmp_path / "a.yaml"
+    path.write_text(text.replace("full_attention_layers: [3, 7, 11, 15, 19, 23, 26]", change))
+    with pytest.raises(InvalidInput, match=re.escape(said)):
+        read_model_file(path)
