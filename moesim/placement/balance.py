@@ -37,14 +37,17 @@ def replicate_hot(load: np.ndarray, ranks: int, evidence: Evidence | None = None
     return Placement("replicate_hot", pack(*replicate(load, ranks * slots_per_rank, ranks), ranks), load.shape[1])
 
 
-def eplb(load: np.ndarray, ranks: int, evidence: Evidence | None = None, *, slots_per_rank: int) -> Placement:
+def eplb(
+    load: np.ndarray, ranks: int, evidence: Evidence | None = None, *, slots_per_rank: int, hierarchical: bool = True
+) -> Placement:
     """DeepSeek's expert-parallel load balancer: groups to servers, replicas inside a server, then slots to ranks.
 
-    Hierarchical where the servers are equal and divide the routing groups (prefill): (1) whole groups are packed on
-    servers by their load, so that group-limited routing keeps a token on few servers; (2) each server gives its spare
-    slots to its experts with the largest load per replica; (3) and packs its slots on its ranks. Global otherwise, as
-    `replicate_hot`. From the description in DeepSeek-V3's report (arXiv 2412.19437, 3.4) and of its open-source EPLB;
-    unlike that, no rank holds an expert twice.
+    Hierarchical where the servers are equal and their number divides that of the routing groups: (1) whole groups are
+    packed on servers by their load, so that group-limited routing keeps a token on few servers; (2) each server gives
+    its spare slots to its experts with the largest load per replica; (3) and packs its slots on its ranks. Global
+    otherwise, as `replicate_hot`. From the description in DeepSeek-V3's report (arXiv 2412.19437, 3.4) and of its
+    open-source EPLB; unlike that, no rank holds an expert twice. hierarchical: false for the global form everywhere,
+    which DeepSeek uses in decoding: with few groups a server, the hottest groups make hot servers.
     load: [layer, expert] tokens; a layer without load is placed as if loads were equal.
     """
     layers, experts = load.shape
@@ -52,7 +55,7 @@ def eplb(load: np.ndarray, ranks: int, evidence: Evidence | None = None, *, slot
     shape = server_shape(ranks, evidence)
     groups = evidence.groups if evidence else 1
     # A server with fewer experts than a rank has slots could only fill them with twins.
-    if shape is None or groups % shape[0] or slots_per_rank > experts // shape[0]:
+    if not hierarchical or shape is None or groups % shape[0] or slots_per_rank > experts // shape[0]:
         return Placement("eplb", replicate_hot(load, ranks, slots_per_rank=slots_per_rank).expert, experts)
     servers, size = shape
     load = np.where(load.sum(axis=1, keepdims=True) > 0, load, 1).astype(np.float64)

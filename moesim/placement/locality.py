@@ -1,7 +1,8 @@
 """Placements that cut traffic: experts that tokens choose together move together, and traffic leaves scarce links.
 
-Both policies start from `eplb`, whose replicas they keep, and swap copies between ranks while that lowers their cost on
-a sample of the learned tokens. A rank never gets hotter than the start's hottest rank, or `slack` above the mean.
+Both policies start from `eplb`, in its hierarchical form where the kernel sends a token once to each server and ranks
+get no hotter than `slack` allows. They keep its replicas, and swap copies between ranks while that lowers their cost
+on a sample of the learned tokens. No rank gets hotter than the start's hottest one, or `slack` above the mean.
 
 A token sends one copy to each *place* that holds one of its experts, at the level of the dispatch kernel: to each
 expert slot, rank or server. Moving copy i to a place costs one message for each token of i with nothing else there.
@@ -10,7 +11,7 @@ expert slot, rank or server. Moving copy i to a place costs one message for each
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +22,7 @@ from moesim.placement.placement import Placement
 from moesim.placement.traffic import choose_slots
 
 _TOKENS = 2048  # of the sample that are looked at: 64 choices of each of 256 experts, top-8
-_ROUNDS = 20
+_ROUNDS = 24
 _MOVERS = 64
 _NEAR = 0.4  # of the best swap's gain: what swaps beside it must gain at least
 _WORTH = 1e-3  # of the cost: a round that saves less is the last
@@ -151,7 +152,7 @@ def _search(
     slack: float,
 ) -> Placement:  # fmt: skip
     """Swap copies from the start of `eplb` while the price's total falls."""
-    start = eplb(load, len(known.node), known, slots_per_rank=slots_per_rank)
+    start = _start(load, known, slots_per_rank, slack)
     placed = np.empty_like(start.expert)
     for layer in range(len(load)):
         state = _state(start, layer, load[layer], known, place)
@@ -159,6 +160,18 @@ def _search(
         order = np.argsort(state.rank, kind="stable")
         placed[layer] = state.expert[order].reshape(placed.shape[1:])
     return Placement(name, placed, start.experts)
+
+
+def _start(load: np.ndarray, known: Evidence, slots_per_rank: int, slack: float) -> Placement:
+    """By layer the hierarchical form of `eplb` where it joins messages and keeps the slack, else the global one."""
+    options = {"slots_per_rank": slots_per_rank}
+    spread = eplb(load, len(known.node), known, **options, hierarchical=False)
+    if known.level != "node":
+        return spread
+    nested = eplb(load, len(known.node), known, **options)
+    by_rank = nested.rank_load(load)
+    level = by_rank.max(axis=1) <= (1 + slack) * by_rank.mean(axis=1)
+    return replace(spread, expert=np.where(level[:, None, None], nested.expert, spread.expert))
 
 
 def _state(start: Placement, layer: int, load: np.ndarray, known: Evidence, place: np.ndarray | None) -> _State:

@@ -53,7 +53,7 @@ def draw_tradeoff(study: PlacementStudy, path: str | Path) -> None:
     if "other_step_time_s" in table:
         other = study.workloads.others[0].name
         steps.plot(table["other_step_time_s"] * 1e3, rows, "D", color="#c4572e", markersize=4, label=f"on {other}")
-        steps.legend(fontsize=8)
+        steps.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1))
     steps.set_yticks(rows, table["name"], fontsize=8)
     steps.set(xlabel=f"ms a step on the {study.workloads.judged.name}")
     height = 0.36
@@ -65,7 +65,7 @@ def draw_tradeoff(study: PlacementStudy, path: str | Path) -> None:
     )
     sizes.set_yticks(rows, [""] * len(rows))
     sizes.set(xlabel="GB")
-    sizes.legend(fontsize=8)
+    sizes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     save_figure(figure, path)
 
 
