@@ -64,7 +64,12 @@ def _publishers(found: pd.DataFrame) -> str:
     why = (
         "\n\nThe first DeepEP release (`deepep0ll`) sent by RDMA inside a node too. UCCL and pplx on EFA, and MORI, "
         "are other kernels on other NICs: DeepEP's stand in, as a bound on what the wire allows. Two of pplx's cells "
-        "are suspect at their source."
+        "are suspect at their source.\n\n"
+        "What the large errors have in common, without a source to model it by: UCCL's low-latency kernels on EFA take "
+        "0.4-0.9 µs for each message that leaves the node, combine 1.3-1.5 times as long as dispatch although it moves "
+        "twice the bytes, and more a message the more nodes there are: a rate of messages as much as of bytes. pplx's "
+        "prefill dispatches, DeepEP's among them, take as long as its combines; they are priced in FP8, like its "
+        "decode dispatches, and would fit better as BF16. Its figures do not state the format."
     )
     return head + "\n".join(rows) + why
 

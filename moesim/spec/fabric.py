@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from moesim.hardware.fabrics import Degraded, ScaleOut, Wire
+from moesim.hardware.fabrics import Degraded, ScaleOut, Wire, unjoined
 from moesim.hardware.topology import LINK_KINDS, Link
 from moesim.spec.complaints import Wrong
 from moesim.spec.loading import Spec
@@ -142,6 +142,28 @@ class Custom(_Topology):
     links: tuple[WireSpec, ...]
     servers: tuple[tuple[str, ...], ...] = ()
     domains: tuple[tuple[str, ...], ...] = ()
+
+    @model_validator(mode="after")
+    def _a_graph_that_joins_its_devices(self) -> Custom:
+        known = ", ".join(self.nodes)
+        wrong = [
+            (f"links.{index}.between", f"{end!r} is not one of the nodes {known}")
+            for index, link in enumerate(self.links)
+            for end in link.between
+            if end not in self.nodes
+        ]
+        wrong += [
+            (f"links.{i}.between", f"joins {w.between[0]!r} to itself")
+            for i, w in enumerate(self.links)
+            if len(set(w.between)) < 2
+        ]
+        devices = [name for name, kind in self.nodes.items() if kind == "device"]
+        ways = [way for w in self.links for way in (w.between, w.between[::-1])[: 1 if w.one_way else 2]]
+        if not wrong and (cut := unjoined(devices, ways)):
+            wrong.append(("links", cut))
+        if wrong:
+            raise Wrong(*wrong)
+        return self
 
     def arguments(self) -> dict[str, object]:
         """As of every topology."""

@@ -227,6 +227,12 @@ topology:
     found = problems(wrong)
     assert "topology.links.0.kind: 'string' is unknown" in found
     assert "topology.links.1.bandwidth: 0 GB/s must be above zero" in found
+    assert "p.yaml:7:17: topology.links.0.between: 'z' is not one of the nodes a, b, s" in problems(
+        text.replace("[a, s]", "[a, z]")
+    )
+    assert "p.yaml:8:17: topology.links.1.between: joins 'b' to itself" in problems(text.replace("[s, b]", "[b, b]"))
+    islands = problems(text.replace("[s, b]", "[s, a]").replace("[b, a]", "[b, s]"))
+    assert "p.yaml:7:5: topology.links: no path lets a send to b; join them by links" in islands
 
 
 def test_options_of_a_scenario_become_choices():

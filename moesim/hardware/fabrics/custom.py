@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import networkx as nx
@@ -54,21 +54,23 @@ def custom(
             graph.add_edge(wire.a, wire.b, **attributes)
         else:
             connect(graph, [(wire.a, wire.b)], wire.link, wire.kind)
-    _check_reachable(graph, names, "topology.links")
+    if cut := unjoined(names, graph.edges):
+        raise InvalidInput(Problem(cut, "topology.links"))
     node = _groups(names, servers, np.arange(devices), "topology.servers")
     domain = _groups(names, domains, np.zeros(devices, dtype=np.int64), "topology.domains")
     return Cluster(f"{devices} x {hardware.name}", hardware, graph, names, node, domain, "shortest")
 
 
-def _check_reachable(graph: nx.DiGraph, devices: Sequence[str], field: str) -> None:
-    """Raise InvalidInput, naming a pair, where some device cannot send to some other."""
-    if len(devices) < 2:
-        return
+def unjoined(devices: Sequence[str], ways: Iterable[tuple[str, str]]) -> str:
+    """What is wrong, naming a pair, where some device cannot send to some other; '' where all can. ways: (from, to)."""
+    graph = nx.DiGraph(list(ways))
+    graph.add_nodes_from(devices)
     for direction, word in ((graph, "send to"), (graph.reverse(copy=False), "receive from")):
-        reached = nx.descendants(direction, devices[0])
+        reached = nx.descendants(direction, devices[0]) if devices else set()
         for device in devices[1:]:
             if device not in reached:
-                raise InvalidInput(Problem(f"no path lets {devices[0]} {word} {device}; join them by links", field))
+                return f"no path lets {devices[0]} {word} {device}; join them by links"
+    return ""
 
 
 def _wrong(wire: Wire, index: int, graph: nx.DiGraph) -> list[Problem]:
