@@ -24,7 +24,7 @@ from moesim.model.parallelism import Parallelism, for_inference
 from moesim.spec.complaints import did_you_mean, one_of
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
-from moesim.workload.deployment import Batch, PrecisionPolicy
+from moesim.workload.deployment import DENSE_KINDS, Batch, PrecisionPolicy
 from moesim.workload.micro_batch import CUTS
 from moesim.workload.overlap import MICROBATCHES, OVERLAPS
 
@@ -103,26 +103,35 @@ def parallelism_of(scenario: Scenario) -> Parallelism:
 def precision_of(scenario: Scenario, hardware: Hardware) -> PrecisionPolicy:
     """The formats, with activations filled in; refuses formats whose products the chip cannot run."""
     stated = scenario.precision
+    finer = {kind: getattr(stated, kind) for kind in DENSE_KINDS if getattr(stated, kind)}
+    missing = [kind for kind in DENSE_KINDS if kind not in finer and kind != "router"]
+    if stated.dense is None and missing:
+        raise InvalidInput(Problem(f"missing; write dense, or each of {', '.join(missing)}", "precision.dense"))
+    dense = stated.dense or finer["attention"]
     names = {
         "experts": stated.experts,
-        "dense": stated.dense,
+        "dense": dense,
         "expert_activations": stated.expert_activations or _activations_of(stated.experts),
-        "activations": stated.activations or _activations_of(stated.dense),
+        "activations": stated.activations or _activations_of(dense),
         "dispatch": stated.dispatch,
         "combine": stated.combine,
         "kv": stated.kv,
     }
-    policy = PrecisionPolicy(**{kind: PRECISIONS[name] for kind, name in names.items()})
+    kinds = {}
+    for kind, weights in finer.items():
+        own = _activations_of(weights) if kind == "router" else stated.activations or _activations_of(weights)
+        kinds[kind] = (PRECISIONS[weights], PRECISIONS[own])
+    policy = PrecisionPolicy(**{kind: PRECISIONS[name] for kind, name in names.items()}, kinds=kinds)
+    products = {"experts": (policy.experts, policy.expert_activations), **kinds}
+    if stated.dense is not None and missing:
+        products["dense"] = (policy.dense, policy.activations)
     problems = [
         Problem(
             f"{weights.name} × {operand.name} runs at {matmul_peak(weights, operand)}, which {hardware.name} lacks; "
             f"it has {', '.join(sorted(hardware.device.peak))}",
             f"precision.{field}",
         )
-        for field, weights, operand in (
-            ("experts", policy.experts, policy.expert_activations),
-            ("dense", policy.dense, policy.activations),
-        )
+        for field, (weights, operand) in products.items()
         if matmul_peak(weights, operand) not in hardware.device.peak
     ]
     if problems:

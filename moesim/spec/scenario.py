@@ -49,11 +49,18 @@ class Parallelism(Spec):
 class Precision(Spec):
     """Formats by kind of tensor. Activations take the format of their weights unless stated.
 
-    Weight-only formats (mxfp4, int4, int8 unless activations say int8) are multiplied with BF16 activations.
+    dense: weights outside the routed experts, but the router's; attention, shared_expert, dense_ffn and head deviate
+    from it. router: BF16 unless stated. Weight-only formats (mxfp4, int4, int8 unless activations say int8) are
+    multiplied with BF16 activations.
     """
 
     experts: Format
-    dense: Format
+    dense: Format | None = None
+    attention: Format | None = None
+    shared_expert: Format | None = None
+    dense_ffn: Format | None = None
+    head: Format | None = None
+    router: Format | None = None
     expert_activations: Format | None = None
     activations: Format | None = None
     dispatch: Format

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from moesim.cost.machine import Machine
-from moesim.hardware.precision import Precision
+from moesim.hardware.precision import PRECISIONS, Precision
 from moesim.hardware.topology import Cluster
 from moesim.model.architecture import MoEModel
 from moesim.model.parallelism import Parallelism
@@ -16,13 +17,18 @@ from moesim.placement.placement import Placement
 from moesim.workload.routers import RouterPolicy
 
 
+# Kinds of weights outside the routed experts.
+DENSE_KINDS = ("attention", "shared_expert", "dense_ffn", "head", "router")
+
+
 @dataclass(frozen=True, slots=True)
 class PrecisionPolicy:
     """The format of each kind of tensor.
 
     experts: weights of the routed experts; expert_activations: what they are multiplied with. dense: weights of
     attention, shared experts, dense FFNs and the head; activations: what those are multiplied with. dispatch, combine:
-    tokens on the wire. kv: the cache. Routers run in BF16 with FP32 scores, as released models do.
+    tokens on the wire. kv: the cache. kinds: (weights, activations) of those of `DENSE_KINDS` that deviate. Routers run
+    in BF16 with FP32 scores unless stated, as released models do. Embeddings, norms and the residual are BF16.
     """
 
     experts: Precision
@@ -32,6 +38,12 @@ class PrecisionPolicy:
     dispatch: Precision
     combine: Precision
     kv: Precision
+    kinds: Mapping[str, tuple[Precision, Precision]] = field(default_factory=dict)
+
+    def operands(self, kind: str) -> tuple[Precision, Precision]:
+        """(weights, activations) of one of `DENSE_KINDS`."""
+        usual = (PRECISIONS["bf16"],) * 2 if kind == "router" else (self.dense, self.activations)
+        return self.kinds.get(kind, usual)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -66,27 +66,28 @@ def attention_work(deployment: Deployment, layer: Layer, batch: Batch, sequences
     after = [p for p in products if p.name in _AFTER_ATTENTION]
     return [
         work("norm", [_norm(deployment, tokens)]),
-        work("projections", (_product(deployment, p, tokens) for p in before)),
+        work("projections", (_product(deployment, "attention", p, tokens) for p in before)),
         work("attention", [_attention(deployment, layer.attention, batch, sequences)]),
-        work("projections", (_product(deployment, p, tokens) for p in after)),
+        work("projections", (_product(deployment, "attention", p, tokens) for p in after)),
     ]
 
 
 def dense_ffn_work(deployment: Deployment, layer: Layer, tokens: np.ndarray) -> list[Work]:
     """Dense feed-forward part on one tensor-parallel rank; [] when the layer has none."""
     products = shapes.dense_ffn(layer, deployment.model.hidden, deployment.parallelism.tp)
-    return [work("dense_ffn", (_product(deployment, p, tokens) for p in products))] if products else []
+    return [work("dense_ffn", (_product(deployment, "dense_ffn", p, tokens) for p in products))] if products else []
 
 
 def shared_expert_work(deployment: Deployment, layer: Layer, tokens: np.ndarray, tp: int) -> list[Work]:
     """Shared experts on the rank's own tokens; [] when the layer has none. tp: ranks that split them."""
     products = shapes.shared_expert(layer, deployment.model.hidden, tp)
-    return [work("shared_expert", (_product(deployment, p, tokens) for p in products))] if products else []
+    return [work("shared_expert", (_product(deployment, "shared_expert", p, tokens) for p in products))] if products else []
 
 
 def router_work(deployment: Deployment, layer: Layer, tokens: np.ndarray) -> list[Work]:
     """Norm in front of the experts, and their choice as the deployment's router makes it."""
-    gate = Gate(deployment.machine, deployment.model.hidden, layer.experts, tokens)
+    operands = deployment.precision.operands("router")
+    gate = Gate(deployment.machine, deployment.model.hidden, layer.experts, tokens, *operands)
     chosen = ROUTERS[deployment.router.kind](gate, **deployment.router.options)
     return [work("router", chosen.costs)]
 
@@ -100,14 +101,15 @@ def head_work(deployment: Deployment, sequences: np.ndarray) -> Work:
     """Final norm, the product with the vocabulary for each sequence's last token, and sampling (one pass, FP32)."""
     product = shapes.head(deployment.model, deployment.parallelism.tp)[0]
     sampling = memory_bound(deployment.machine, sequences * product.n * PRECISIONS["fp32"].bytes)
-    return work("head", [_norm(deployment, sequences), _product(deployment, product, sequences), sampling])
+    return work("head", [_norm(deployment, sequences), _product(deployment, "head", product, sequences), sampling])
 
 
-def _product(deployment: Deployment, product: Projection, tokens: np.ndarray) -> Cost:
-    """A projection. Batched products (one a head) cost as one with their joint output: same FLOPs, same weights."""
-    policy = deployment.precision
+def _product(deployment: Deployment, kind: str, product: Projection, tokens: np.ndarray) -> Cost:
+    """A product of one of `DENSE_KINDS`. Batched ones (one a head) cost as one with their joint output: same FLOPs, same
+    weights."""
+    weights, activations = deployment.precision.operands(kind)
     n = product.n * product.used
-    return gemm(deployment.machine, tokens, n, product.k, weights=policy.dense, activations=policy.activations)
+    return gemm(deployment.machine, tokens, n, product.k, weights=weights, activations=activations)
 
 
 def _norm(deployment: Deployment, tokens: np.ndarray) -> Cost:

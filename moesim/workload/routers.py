@@ -16,7 +16,7 @@ from moesim.cost.gemm import gemm
 from moesim.cost.launch import EAGER_CALL_S
 from moesim.cost.machine import Machine
 from moesim.cost.memory import memory_bound
-from moesim.hardware.precision import PRECISIONS
+from moesim.hardware.precision import PRECISIONS, Precision
 from moesim.model.architecture import Experts
 
 # Gap between two kernels of a replayed graph: 3.4 µs a kernel of 2.9 µs (NVIDIA, "Getting started with CUDA graphs").
@@ -42,16 +42,21 @@ class RouterWork:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gate:
-    """What a router works on: machine, width of a token, the experts, and tokens [sequence counts] of a rank."""
+    """What a router works on: machine, width of a token, the experts, tokens [sequence counts] of a rank; formats of its
+    product."""
 
     machine: Machine
     hidden: int
     experts: Experts
     tokens: np.ndarray
+    weights: Precision = BF16
+    activations: Precision = BF16
 
     def scores(self, rows: np.ndarray | float, columns: int) -> Cost:
-        """The product with the gates of so many experts, in BF16."""
-        return gemm(self.machine, rows, columns, self.hidden, weights=BF16, activations=BF16)
+        """The product with the gates of so many experts."""
+        return gemm(
+            self.machine, rows, columns, self.hidden, weights=self.weights, activations=self.activations
+        )
 
     def passes(self, rows: np.ndarray | float, columns: int, kernels: int) -> Cost:
         """Element-wise kernels over FP32 scores [row, column], each reading and writing them, with the gaps of their
