@@ -147,21 +147,17 @@ class Parallelism:
 
     @property
     def shared_expert_tp(self) -> int:
-        """Ranks that split the shared experts: those of tensor parallelism unless attention is data-parallel, where
-        every rank runs them whole on its own tokens (as SGLang and TensorRT-LLM do)."""
-        return self.tp if self.attention_dp == 1 else 1
+        """Ranks that split the shared experts: those of tensor parallelism, unless ranks have tokens of their own (data
+        or context parallelism), where each runs them whole on these (as SGLang and TensorRT-LLM do)."""
+        return self.tp if self.attention_dp * self.cp == 1 else 1
 
 
 def for_inference(parallelism: Parallelism) -> Parallelism:
     """The degrees themselves, if an inference step can run on them; InvalidInput says what to change."""
-    if parallelism.attention_dp > 1 and parallelism.expert_tp > 1:
-        raise InvalidInput(
-            Problem(
-                f"experts split over expert_tp {parallelism.expert_tp} ranks need attention_dp 1; write expert_tp: 1 "
-                f"and ep: {parallelism.stage_devices}",
-                "parallelism.expert_tp",
-            )
-        )
+    if parallelism.expert_dp > 1:
+        stage = parallelism.stage_devices
+        problem = f"a step of inference holds its experts once; write ep × expert_tp = {stage}"
+        raise InvalidInput(Problem(problem, "parallelism.ep"))
     return parallelism
 
 

@@ -130,10 +130,10 @@ class SimulatedSteps:
         batch = Batch(phase, np.full(ranks, sequences), new_tokens, context)
         routes = None if self._pool is None else self._window(batch, window)
         step = inference_step(deployment, batch, routes, self._overlap)
-        timeline = simulate([step.program], self._rates, deployment.network.capacity)
+        timeline = simulate(step.programs, self._rates, deployment.network.capacity)
         tokens = [layer.tokens.sum(axis=1) for part in step.traffic for layer in part]
         hottest = np.mean([load.max() / max(load.mean(), 1e-9) for load in tokens]) if tokens else 1.0
-        return timeline.makespan_s, float(hottest)
+        return step.seconds(timeline), float(hottest)
 
     def _window(self, batch: Batch, window: int) -> Routes:
         """The batch's tokens from the pool: each rank reads its own stretch, windows follow one another."""

@@ -33,12 +33,14 @@ from moesim.spec.parts import (
     batch_of,
     check_all_to_all,
     check_overlap,
+    check_pipeline,
     check_split,
     cluster_of,
     decoder,
     machine_of,
     parallelism_of,
     precision_of,
+    stages_in,
 )
 from moesim.spec.placing import Site, arrange, place_experts
 from moesim.spec.profile import load_profile
@@ -48,6 +50,7 @@ from moesim.workload.deployment import Batch, Deployment, PrecisionPolicy
 from moesim.workload.footprint import check_fits, footprint
 from moesim.workload.routers import RouterPolicy
 from moesim.workload.speculative import Draft, speculative_footprint
+from moesim.workload.stage import one_stage
 
 # Share of a trace's sequences that a load-aware placement learns from; the rest is replayed.
 _LEARNED_SHARE = 0.5
@@ -135,6 +138,8 @@ def assemble(
         tell.attempt(lambda: check_all_to_all(scenario, cluster), "network")
     if model and parallelism:
         tell.attempt(lambda: check_split(model, parallelism), "")
+        stage_layers = tell.attempt(lambda: stages_in(scenario, model), "")
+    tell.attempt(lambda: check_pipeline(scenario), "")
     tell.attempt(lambda: check_overlap(scenario), "")
     experts = model and _experts(model)
     if scenario.offload and model:
@@ -149,7 +154,7 @@ def assemble(
     if experts:
         learned, replayed = _parts(scenario, trace) if ready is None else (trace, trace)
         tell.now(lambda: check_geometry(trace, experts.routed, experts.top_k), "routing")
-        site = site_of(scenario, model, cluster, network, parallelism, precision, trace)
+        site = site_of(scenario, model, cluster, network, one_stage(parallelism), precision, trace)
         placement = ready or tell.now(lambda: place_experts(scenario.placement, site, learned), "placement")
     router, quality = RouterPolicy(), None
     if scenario.router is not None:
@@ -167,6 +172,10 @@ def assemble(
         fidelity=scenario.network.fidelity,
         instances=scenario.parallelism.instances,
         router=router,
+        stage_layers=stage_layers if parallelism.pp > 1 else (),
+        microbatches=scenario.parallelism.microbatches or parallelism.pp,
+        sequence_parallel=scenario.parallelism.sequence_parallel,
+        context_exchange=scenario.parallelism.context_exchange,
     )
     draft = tell.now(lambda: _draft(scenario, deployment, document), "workload.speculative")
     # What cannot fit whatever is routed is said before a token is.
@@ -212,9 +221,9 @@ def _wrong_degrees(document: Document) -> tuple[Problem, ...]:
     cluster, degrees = document.data.get("cluster"), document.data.get("parallelism")
     if not (isinstance(cluster, dict) and isinstance(degrees, dict)):
         return ()
-    whole = {**degrees, "devices": cluster.get("devices")}
-    known = {"devices", "attention_dp", "tp", "ep", "expert_tp"}
-    if not (whole.keys() <= known and all(type(value) is int and value > 0 for value in whole.values())):
+    known = ("attention_dp", "tp", "cp", "pp", "ep", "expert_tp")
+    whole = {name: degrees[name] for name in known if name in degrees} | {"devices": cluster.get("devices")}
+    if "instances" in degrees or not all(type(value) is int and value > 0 for value in whole.values()):
         return ()
     try:
         for_inference(Parallelism(**whole))

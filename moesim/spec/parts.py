@@ -27,6 +27,7 @@ from moesim.spec.scenario import Scenario
 from moesim.workload.deployment import DENSE_KINDS, Batch, PrecisionPolicy
 from moesim.workload.micro_batch import CUTS
 from moesim.workload.overlap import MICROBATCHES, OVERLAPS
+from moesim.workload.stage import divide_layers
 
 # Serving stacks that shipped profiles have measured.
 STACKS = ("sglang", "trtllm", "vllm")
@@ -73,8 +74,9 @@ def machine_of(scenario: Scenario, hardware: Hardware) -> Machine:
 
 def check_all_to_all(scenario: Scenario, cluster: Cluster) -> None:
     """Refuse an expert-parallel kernel that cannot run here, before anything is priced."""
-    if scenario.parallelism.attention_dp > 1:
-        ranks = scenario.cluster.devices // scenario.parallelism.instances
+    degrees = scenario.parallelism
+    if degrees.attention_dp * degrees.cp > 1 and degrees.ep > 1:
+        ranks = scenario.cluster.devices // degrees.instances // degrees.pp
         crosses = len(set(cluster.domain[:ranks].tolist())) > 1
         try:
             check_kernel(scenario.network.all_to_all, cluster.hardware.device, crosses)
@@ -96,8 +98,45 @@ def parallelism_of(scenario: Scenario) -> Parallelism:
             tp=degrees.tp,
             ep=degrees.ep,
             expert_tp=degrees.expert_tp,
+            pp=degrees.pp,
+            cp=degrees.cp,
+            order=degrees.order,
         )
     )
+
+
+def stages_in(scenario: Scenario, model: MoEModel) -> tuple[int, ...]:
+    """Layers of each pipeline stage: as listed, else equal."""
+    return divide_layers(len(model.layers), scenario.parallelism.pp, scenario.stages)
+
+
+def check_pipeline(scenario: Scenario) -> None:
+    """Refuse micro-batches and sequences that the degrees cannot cut."""
+    degrees, work, problems = scenario.parallelism, scenario.workload, []
+    parts, sequences = degrees.microbatches or degrees.pp, work.sequences_per_rank
+    if sequences < parts:
+        problems.append(
+            Problem(
+                f"{sequences} sequences cannot fill {parts} micro-batches; write at least {parts}, or fewer "
+                "parallelism.microbatches",
+                "workload.sequences_per_rank",
+            )
+        )
+    if parts > 1 and (scenario.offload is not None or getattr(work, "speculative", None) is not None):
+        message = "offloaded experts and drafted tokens are simulated on one stage and micro-batch; write pp: 1"
+        problems.append(Problem(message, "parallelism.pp" if degrees.pp > 1 else "parallelism.microbatches"))
+    if degrees.sequence_parallel and degrees.tp == 1:
+        problems.append(Problem("needs tp above 1; leave it out", "parallelism.sequence_parallel"))
+    prompt = getattr(work, "prompt", None)
+    if degrees.cp > 1 and prompt is not None and prompt < 2 * degrees.cp:
+        message = f"cp cuts a prompt into {2 * degrees.cp} runs, but it has {prompt} tokens; write {prompt // 2 or 1}"
+        problems.append(Problem(message, "parallelism.cp"))
+    if degrees.cp > 1 and prompt is None and work.context + 1 < degrees.cp:
+        problems.append(
+            Problem(f"a context of {work.context} tokens does not divide over {degrees.cp} ranks", "parallelism.cp")
+        )
+    if problems:
+        raise InvalidInput(problems)
 
 
 def precision_of(scenario: Scenario, hardware: Hardware) -> PrecisionPolicy:
@@ -158,7 +197,9 @@ def check_overlap(scenario: Scenario) -> None:
         problems.append(
             Problem(f"{scenario.network.all_to_all} has no hooks; write network.all_to_all: {fitting}", field)
         )
-    sequences, batches = scenario.workload.sequences_per_rank, MICROBATCHES.get(overlap.kind, 1)
+    batches = MICROBATCHES.get(overlap.kind, 1)
+    parts = scenario.parallelism.microbatches or scenario.parallelism.pp
+    sequences, batches = scenario.workload.sequences_per_rank, parts * batches
     if sequences < batches:
         problems.append(
             Problem(

@@ -18,6 +18,7 @@ from moesim.spec.placement_options import PlacementOptions
 from moesim.spec.router import Capacity, RouterKind
 from moesim.spec.routing import Routing
 from moesim.spec.speculative import Speculative
+from moesim.workload.context import EXCHANGES
 from moesim.workload.overlap import OVERLAPS
 
 Count = Annotated[int, Field(ge=1, le=10**9)]
@@ -33,17 +34,29 @@ class Cluster(Spec):
     options: FabricOptions = FabricOptions()
 
 
-class Parallelism(Spec):
-    """Degrees: attention_dp × tp = ep × expert_tp = devices / instances.
+Axis = Literal["tp", "cp", "dp", "pp"]
 
-    instances: equal, independent copies of the model on consecutive devices, each with its own sequences.
+
+class Parallelism(Spec):
+    """Degrees: attention_dp × tp × cp × pp = ep × expert_tp × pp = devices / instances.
+
+    cp: ranks that split each sequence. pp: pipeline stages. instances: equal, independent copies of the model on
+    consecutive devices, each with its own sequences. order: axes from the fastest-running to the slowest.
+    sequence_parallel: norms and residuals split over tp. context_exchange: how prefill passes keys and values on.
+    microbatches: that a step sends through the stages, as many as stages unless stated.
     """
 
     attention_dp: Count = 1
     tp: Count = 1
+    cp: Count = 1
+    pp: Count = 1
     ep: Count = 1
     expert_tp: Count = 1
     instances: Count = 1
+    order: tuple[Axis, Axis, Axis, Axis] = ("tp", "cp", "dp", "pp")
+    sequence_parallel: bool = False
+    context_exchange: Literal[EXCHANGES] = "ring"
+    microbatches: Count | None = None
 
 
 class Precision(Spec):
@@ -100,12 +113,14 @@ class Memory(Spec):
 
 
 class Scenario(Spec):
-    """One simulated step. See docs/scenarios.md for a tour of the keys."""
+    """One simulated step. See docs/scenarios.md for a tour of the keys. stages: layers of each pipeline stage, where
+    they are not equal."""
 
     description: str = ""
     model: str
     cluster: Cluster
     parallelism: Parallelism
+    stages: tuple[Count, ...] | None = None
     precision: Precision
     workload: Annotated[Decode | Prefill, Field(discriminator="kind")]
     routing: Routing

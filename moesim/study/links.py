@@ -76,14 +76,14 @@ def bottleneck(deployment: Deployment, transfer: Transfer) -> tuple[str, str] | 
 
 def traffic_matrix(deployment: Deployment, step: Step) -> np.ndarray:
     """Bytes [source rank, destination rank] of all dispatches and combines of a step; own tokens stay at home."""
-    ranks = deployment.parallelism.devices
     total = np.zeros((deployment.cluster.ranks, deployment.cluster.ranks))
-    if deployment.parallelism.attention_dp == 1:
+    if step.stages[0].alone:
         return total
     hidden, precision = deployment.model.hidden, deployment.precision
     for instance, layers in enumerate(step.traffic):
-        copies = sum(layer.copies for layer in layers)
-        here = slice(instance * ranks, (instance + 1) * ranks)
-        total[here, here] = hidden * (copies * precision.dispatch.bytes + copies.T * precision.combine.bytes)
+        for index, layer in zip(step.moe_stages, layers, strict=True):
+            stage = step.stages[index]
+            here = np.ix_(stage.ranks[instance], stage.ranks[instance])
+            total[here] += hidden * (layer.copies * precision.dispatch.bytes + layer.copies.T * precision.combine.bytes)
     np.fill_diagonal(total, 0.0)
     return total

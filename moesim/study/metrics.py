@@ -17,10 +17,11 @@ COMMUNICATION = ("dispatch", "combine", "all_reduce", "reduce_scatter", "all_gat
 
 def step_metrics(deployment: Deployment, batch: Batch, step: Step, timeline: Timeline) -> dict[str, object]:
     """Headline, bounds, breakdown and hot spots of one inference step. Times in seconds, sizes in bytes."""
-    seconds = timeline.makespan_s
+    seconds, rounds = step.seconds(timeline), step.rounds
     low, high = step_interval(step, timeline)
-    tokens = int(batch.tokens.sum())
+    tokens = int(batch.tokens.sum()) * deployment.instances
     decode = batch.phase == "decode"
+    breakdown = {kind: spent / rounds for kind, spent in timeline.by_kind_s().items()}
     return {
         "step_time_s": seconds,
         "step_time_low_s": low,
@@ -28,15 +29,25 @@ def step_metrics(deployment: Deployment, batch: Batch, step: Step, timeline: Tim
         "tpot_s": seconds if decode else None,
         "tokens_per_s": tokens / seconds,
         "tokens_per_s_per_device": tokens / seconds / deployment.cluster.ranks,
-        "lower_bound_s": timeline.lower_bound_s(),
-        "upper_bound_s": timeline.upper_bound_s(),
-        "breakdown_s": dict(sorted(timeline.by_kind_s().items(), key=lambda item: -item[1])),
-        "exposed_communication_s": timeline.exposed_s(),
-        "waiting_s": sum(timeline.waiting_s().values()),
+        "lower_bound_s": timeline.lower_bound_s() / rounds,
+        "upper_bound_s": timeline.upper_bound_s() / rounds,
+        "breakdown_s": dict(sorted(breakdown.items(), key=lambda item: -item[1])),
+        "exposed_communication_s": timeline.exposed_s() if rounds == 1 else seconds - busy_s(timeline) / rounds,
+        "waiting_s": sum(timeline.waiting_s().values()) / rounds,
         "hottest_rank": hottest_rank(step),
         "hottest_expert": hottest_expert(step, deployment.placement),
         "hottest_link": hottest_link(deployment, timeline),
     }
+
+
+def busy_s(timeline: Timeline) -> float:
+    """Mean over ranks of the seconds in which they compute."""
+    ranks = sum(track.program.ranks.size for track in timeline.tracks)
+    total = 0.0
+    for track in timeline.tracks:
+        computing = [index for index, op in enumerate(track.program.ops) if op.stream == "compute"]
+        total += float(track.busy_s()[computing].sum())
+    return total / ranks
 
 
 def per_step(metrics: dict[str, object], steps: int) -> dict[str, object]:
@@ -57,10 +68,10 @@ def step_interval(step: Step, timeline: Timeline) -> tuple[float, float]:
     half-widths add up within a kind and in quadrature between kinds, each weighed by the share of the step in which
     the kind runs on the average rank.
     """
-    seconds = timeline.makespan_s
+    seconds = step.seconds(timeline)
     below = above = 0.0
-    for kind, spent in timeline.by_kind_s().items():
-        work = step.work.get(kind)
+    for kind, total in timeline.by_kind_s().items():
+        work, spent = step.work.get(kind), total / step.rounds
         if work is not None and work.seconds > 0:
             below += (spent * (1 - float(work.low / work.seconds))) ** 2
             above += (spent * (float(work.high / work.seconds) - 1)) ** 2
@@ -72,15 +83,31 @@ def hottest_rank(step: Step) -> dict[str, object] | None:
     hottest rank of each layer, which is what a layer waits for."""
     if not step.traffic[0]:
         return None
-    instances = [[layer.tokens.sum(axis=1) for layer in part] for part in step.traffic]
-    load = np.concatenate(instances, axis=1)  # [layer, rank of all instances]
-    total = load.sum(axis=0)
+    by_layer = [
+        np.concatenate([part[layer].tokens.sum(axis=1) for part in step.traffic])
+        for layer in range(len(step.traffic[0]))
+    ]  # [layer][expert-parallel rank of all instances]
+    load = np.stack(by_layer)
     mean = np.maximum(load.mean(axis=1), 1e-300)
+    ranks = first_of_expert_groups(step)
+    total = np.zeros(ranks.max() + 1)
+    np.add.at(total, ranks, load)
+    total = total[np.unique(ranks)]
     return {
-        "rank": int(total.argmax()),
+        "rank": int(np.unique(ranks)[total.argmax()]),
         "over_mean": float(total.max() / total.mean()),
         "per_layer_over_mean": float((load.max(axis=1) / mean).mean()),
     }
+
+
+def first_of_expert_groups(step: Step) -> np.ndarray:
+    """[moe_layer, expert-parallel rank of all instances] rank of the cluster, the first where several split experts."""
+    rows = []
+    for layer in step.moe_stages:
+        stage = step.stages[layer]
+        first = stage.parallelism.ep_groups[0]
+        rows.append(stage.ranks[:, first].ravel())
+    return np.stack(rows)
 
 
 def hottest_expert(step: Step, placement: Placement | None) -> dict[str, object] | None:

@@ -37,7 +37,9 @@ def simulate_offload(assembly: Assembly, plan: Plan | None = None) -> tuple[Step
     traffic = tuple(
         tuple(map(_together, zip(*parts, strict=True))) for parts in zip(*(s.traffic for s in steps), strict=True)
     )
-    return replace(steps[0], program=program, traffic=traffic), simulate([program], rates, deployment.network.capacity)
+    return replace(steps[0], programs=(program,), traffic=traffic), simulate(
+        [program], rates, deployment.network.capacity
+    )
 
 
 def offload_needs(assembly: Assembly, step: Step) -> Footprint:

@@ -106,7 +106,7 @@ def _simulated(assembly: Assembly) -> tuple[Step, Timeline, Footprint, int]:
         needs = speculative_footprint(needs, assembly.draft, assembly.batch)
     check_fits(needs)
     rates = FIDELITIES[assembly.scenario.network.fidelity].rates
-    return step, simulate([step.program], rates, assembly.deployment.network.capacity), needs, drafting
+    return step, simulate(step.programs, rates, assembly.deployment.network.capacity), needs, drafting
 
 
 def scenario_hash(document: Document) -> str:

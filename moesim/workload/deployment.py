@@ -16,7 +16,6 @@ from moesim.network.routes import Network
 from moesim.placement.placement import Placement
 from moesim.workload.routers import RouterPolicy
 
-
 # Kinds of weights outside the routed experts.
 DENSE_KINDS = ("attention", "shared_expert", "dense_ffn", "head", "router")
 
@@ -53,7 +52,10 @@ class Deployment:
     parallelism: of one instance. instances: equal, independent copies of the model on consecutive ranks (the slices of
     a pod); each has its own tokens. kernel: of dispatch and combine, a key of `moesim.cost.exchange.KERNELS`.
     placement: None when the model has no routed experts. fidelity: of the network, a key of
-    `moesim.network.fidelity.FIDELITIES`. router: how experts are chosen.
+    `moesim.network.fidelity.FIDELITIES`. stage_layers: layers of each pipeline stage, () with one. microbatches: that
+    a step sends through the stages. sequence_parallel: the residual is split over tensor-parallel ranks between blocks.
+    context_exchange: how prefill passes keys and values on, one of `moesim.workload.context.EXCHANGES`. router: how
+    experts are chosen.
     """
 
     model: MoEModel
@@ -67,6 +69,10 @@ class Deployment:
     fidelity: str = "coflow"
     instances: int = 1
     router: RouterPolicy = field(default_factory=RouterPolicy)
+    stage_layers: tuple[int, ...] = ()
+    microbatches: int = 1
+    sequence_parallel: bool = False
+    context_exchange: str = "ring"
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -42,6 +42,10 @@ class Emitter:
         """A message to or from another program. Each has a stream of its own: sends do not wait for each other."""
         return self._add(Op(kind, kind, -1, f"{kind} {len(self.ops)}", after=after, transfer=transfer))
 
+    def receive(self, kind: str, transfer: Transfer, after: tuple[int, ...] = ()) -> int:
+        """A message from another program, posted ahead: receives wait for each other and for nothing else."""
+        return self._add(Op(kind, kind, -1, "receive", after=after, transfer=transfer))
+
     def piece(self, piece: Piece, layer: int, after: tuple[int, ...] = ()) -> int:
         """A priced part of a layer, on the stream where it belongs."""
         if piece.transfer is None:

@@ -59,7 +59,7 @@ def footprint(deployment: Deployment, batch: Batch, received: int, *, reserve: f
     capacity = deployment.machine.device.hbm_bytes
     tokens = int(batch.tokens.max(initial=0))
     hidden, policy = deployment.model.hidden, deployment.precision
-    dispatched = deployment.parallelism.attention_dp > 1
+    dispatched = deployment.parallelism.attention_dp * deployment.parallelism.cp > 1
     experts = 0.0
     if deployment.placement is not None:
         experts = deployment.placement.slots_per_rank * float(expert_bytes(deployment).sum())

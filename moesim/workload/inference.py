@@ -1,45 +1,67 @@
-"""One inference step as a program: attention, router, dispatch, experts, shared expert, combine; layer by layer."""
+"""One inference step as programs: attention, router, dispatch, experts, shared expert, combine; layer by layer."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import pairwise
+from dataclasses import dataclass
 
-import numpy as np
-
+from moesim import units
 from moesim.engine.program import Program
+from moesim.engine.timeline import Timeline
 from moesim.model.architecture import require_shapes
 from moesim.placement.traffic import LayerTraffic
 from moesim.routing.replay import Routes
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.emitter import Emitter
 from moesim.workload.local import Work
-from moesim.workload.micro_batch import MicroBatch, sum_traffic
-from moesim.workload.parts import LayerParts
+from moesim.workload.micro_batch import sum_traffic
+from moesim.workload.overlap import row
+from moesim.workload.pipeline import pipeline_programs
 from moesim.workload.pricing import Ledger
+from moesim.workload.split import StepSplit, cut_batch
+from moesim.workload.stage import Stage, stages_of
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Step:
     """A step ready to simulate.
 
-    program: of all ranks. traffic: [instance][moe_layer]. work: costs of every kind with their intervals, summed over
-    the layers, each operation as long as its slowest rank.
+    programs: one a pipeline stage. traffic: [instance][moe_layer]. work: costs of every kind with their intervals,
+    summed over the layers, each operation as long as its slowest rank. stages: in order; moe_stages: [moe_layer] index
+    of its stage. rounds: how often the programs
+    run the step; marks: the last operation of each round in the program of the last stage, () with one round.
     """
 
-    program: Program
+    programs: tuple[Program, ...]
     traffic: tuple[tuple[LayerTraffic, ...], ...]
     work: dict[str, Work]
+    stages: tuple[Stage, ...] = ()
+    moe_stages: tuple[int, ...] = ()
+    rounds: int = 1
+    marks: tuple[int, ...] = ()
+
+    @property
+    def program(self) -> Program:
+        """Of the first stage, the only one without pipeline parallelism."""
+        return self.programs[0]
 
     @property
     def most_received(self) -> int:
         """Most tokens that dispatch brings to one rank in one layer, its own included."""
         return max((int(layer.entering.max()) for part in self.traffic for layer in part), default=0)
 
+    def seconds(self, timeline: Timeline) -> float:
+        """Seconds of one step: of all there is, or with several rounds of those after the first; no round is faster
+        than the busiest stream of any rank."""
+        if self.rounds == 1:
+            return timeline.makespan_s
+        ends = [int(timeline.tracks[-1].end[mark].max()) for mark in (self.marks[0], self.marks[-1])]
+        between = float(units.seconds(ends[1] - ends[0])) / (self.rounds - 1)
+        return max(between, timeline.lower_bound_s() / self.rounds)
+
 
 def inference_step(deployment: Deployment, batch: Batch, routes: Routes | None, overlap: Callable) -> Step:
-    """Build the program of one step on all ranks.
+    """Build the programs of one step on all ranks.
 
     routes: experts chosen by the step's tokens, in the order of the instances and their attention-DP ranks; None for a
     dense model. overlap: one of `moesim.workload.overlap.OVERLAPS`, its keys bound.
@@ -55,76 +77,37 @@ def inference_steps(
     Every step carries the work of all of them.
     """
     require_shapes(deployment.model)
-    ledger, steps = Ledger(), []
-    for chosen, overlap in zip(routes, overlaps, strict=True):
-        split = StepSplit(deployment, batch, chosen, ledger)
-        emit = Emitter(np.arange(deployment.cluster.ranks))
-        after = overlap(emit, split, ())
-        emit.piece(split.head(), -1, after)
-        steps.append(Step(emit.program(), split.traffic(), ledger.total))
-    return steps
+    ledger, stages = Ledger(), stages_of(deployment)
+    return [_step(deployment, stages, batch, *each, ledger) for each in zip(routes, overlaps, strict=True)]
 
 
-class StepSplit:
-    """A `moesim.workload.overlap.Split` of a step. Micro-batches are made when they are first asked for."""
-
-    def __init__(self, deployment: Deployment, batch: Batch, routes: Routes | None, ledger: Ledger):
-        self._deployment, self._batch, self._routes = deployment, batch, routes
-        self._made: dict[int, list[MicroBatch]] = {}
-        self._ledger = ledger
-        self.phase = batch.phase
-        self.layers = len(deployment.model.layers)
-        self.first_moe = min(deployment.model.moe_layers, default=self.layers)
-        self.divisible = int(batch.sequences.min()) if batch.sequences.size else 0
-
-    def __call__(
-        self, *, batches: int = 1, chunks: int = 1, by: str = "tokens", layers: slice = slice(None)
-    ) -> tuple[tuple[LayerParts, ...], ...]:
-        """As `moesim.workload.overlap.Split` says."""
-        indices = range(self.layers)[layers]
-        return tuple(part.layers(indices, chunks, by) for part in self._micro_batches(batches))
-
-    def head(self):
-        """The head, on the whole batch: engines join micro-batches again before it."""
-        return self._micro_batches(1)[0].head()
-
-    def traffic(self) -> tuple[tuple[LayerTraffic, ...], ...]:
-        """[instance][moe_layer] all that was priced."""
-        parts = [part for made in self._made.values() for part in made]
-        rows = sorted({row for part in parts for row in part.traffic})
-        return tuple(
-            tuple(sum_traffic([part.traffic[row][instance] for part in parts if row in part.traffic]) for row in rows)
-            for instance in range(self._deployment.instances)
-        )
-
-    def _micro_batches(self, batches: int) -> list[MicroBatch]:
-        if batches not in self._made:
-            self._made[batches] = [
-                MicroBatch(self._deployment, batch, routes, self._ledger) for batch, routes in self._cut(batches)
-            ]
-        return self._made[batches]
-
-    def _cut(self, batches: int) -> Sequence[tuple[Batch, Routes | None]]:
-        """Every rank's sequences in so many runs of equal length, the first ones longer by one where they do not
-        divide."""
-        if batches == 1:
-            return [(self._batch, self._routes)]
-        sequences, new = self._batch.sequences, self._batch.new_tokens
-        edges = [-(-sequences * part // batches) for part in range(batches + 1)]
-        everyone = np.tile(sequences, self._deployment.instances)
-        # [token] which of its rank's sequences a token belongs to, as a share of them
-        place = np.concatenate([np.arange(count * new) // new for count in everyone]) if everyone.size else everyone
-        rank = np.repeat(np.tile(np.arange(sequences.size), self._deployment.instances), everyone * new)
-        cut = []
-        for begin, end in pairwise(edges):
-            mine = np.flatnonzero((place >= begin[rank]) & (place < end[rank]))
-            cut.append((replace(self._batch, sequences=end - begin), _some(self._routes, mine)))
-        return cut
+def _step(
+    deployment: Deployment,
+    stages: tuple[Stage, ...],
+    batch: Batch,
+    routes: Routes | None,
+    overlap: Callable,
+    ledger: Ledger,
+) -> Step:
+    placed = tuple(s.index for index in deployment.model.moe_layers for s in stages if index in s.layers)
+    cut = cut_batch(batch, routes, deployment.microbatches, deployment.instances)
+    splits = [[StepSplit(deployment, stage, *part, ledger) for part in cut] for stage in stages]
+    if len(stages) == 1:
+        emit, after = Emitter(stages[0].ranks.ravel()), ()
+        for split in splits[0]:
+            after = row(emit, -1, split.head(), overlap(emit, split, after))
+        return Step((emit.program(),), _traffic(deployment, splits), ledger.total, stages, placed)
+    programs, marks = pipeline_programs(deployment, stages, [part for part, _ in cut], splits, overlap, ledger)
+    return Step(programs, _traffic(deployment, splits), ledger.total, stages, placed, len(marks), marks)
 
 
-def _some(routes: Routes | None, tokens: np.ndarray) -> Routes | None:
-    """The routes of some of a step's tokens; offsets stay those of the step."""
-    if routes is None:
-        return None
-    count = None if routes.count is None else routes.count[:, tokens]
-    return replace(routes, ids=routes.ids[:, tokens], count=count)
+def _traffic(deployment: Deployment, splits: Sequence[Sequence[StepSplit]]) -> tuple[tuple[LayerTraffic, ...], ...]:
+    """[instance][moe_layer] all micro-batches together."""
+    by_layer: dict[int, list[list[LayerTraffic]]] = {}
+    for split in (split for stage in splits for split in stage):
+        for layer, parts in split.traffic().items():
+            by_layer.setdefault(layer, []).append(parts)
+    return tuple(
+        tuple(sum_traffic([parts[instance] for parts in by_layer[layer]]) for layer in sorted(by_layer))
+        for instance in range(deployment.instances)
+    )

@@ -21,6 +21,7 @@ from moesim.model.architecture import Attention, Layer
 from moesim.model.shapes import Projection
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.routers import ROUTERS, Gate
+from moesim.workload.sequences import own_part
 
 BF16 = PRECISIONS["bf16"]
 
@@ -53,21 +54,24 @@ def work(kind: str, costs: Iterable[Cost]) -> Work:
 
 
 def attention_work(deployment: Deployment, layer: Layer, batch: Batch, sequences: np.ndarray) -> list[Work]:
-    """Norm, projections, attention kernel and output projection of a layer on one tensor-parallel rank.
+    """Norm, projections, attention kernel and output projection of a layer on one rank, its part of the heads (tensor
+    parallelism) and of each sequence (context parallelism).
 
     sequences: [counts] numbers of sequences to price.
     """
     if layer.attention is None:
         return []
-    hidden, tp = deployment.model.hidden, deployment.parallelism.tp
-    tokens = sequences * batch.new_tokens
+    hidden, tp, cp = deployment.model.hidden, deployment.parallelism.tp, deployment.parallelism.cp
+    tokens = -(-sequences * batch.new_tokens // cp)
     products = shapes.attention_projections(layer, hidden, tp, absorbed=batch.phase == "decode")
     before = [p for p in products if p.name not in _AFTER_ATTENTION]
     after = [p for p in products if p.name in _AFTER_ATTENTION]
+    divisor, part = own_part(layer.attention, batch, cp)
+    normed = -(-tokens // tp) if deployment.sequence_parallel else tokens
     return [
-        work("norm", [_norm(deployment, tokens)]),
+        work("norm", [_norm(deployment, normed)]),
         work("projections", (_product(deployment, "attention", p, tokens) for p in before)),
-        work("attention", [_attention(deployment, layer.attention, batch, sequences)]),
+        work("attention", [_attention(deployment, layer.attention, part, -(-sequences // divisor))]),
         work("projections", (_product(deployment, "attention", p, tokens) for p in after)),
     ]
 
@@ -81,7 +85,11 @@ def dense_ffn_work(deployment: Deployment, layer: Layer, tokens: np.ndarray) -> 
 def shared_expert_work(deployment: Deployment, layer: Layer, tokens: np.ndarray, tp: int) -> list[Work]:
     """Shared experts on the rank's own tokens; [] when the layer has none. tp: ranks that split them."""
     products = shapes.shared_expert(layer, deployment.model.hidden, tp)
-    return [work("shared_expert", (_product(deployment, "shared_expert", p, tokens) for p in products))] if products else []
+    return (
+        [work("shared_expert", (_product(deployment, "shared_expert", p, tokens) for p in products))]
+        if products
+        else []
+    )
 
 
 def router_work(deployment: Deployment, layer: Layer, tokens: np.ndarray) -> list[Work]:
@@ -105,8 +113,8 @@ def head_work(deployment: Deployment, sequences: np.ndarray) -> Work:
 
 
 def _product(deployment: Deployment, kind: str, product: Projection, tokens: np.ndarray) -> Cost:
-    """A product of one of `DENSE_KINDS`. Batched ones (one a head) cost as one with their joint output: same FLOPs, same
-    weights."""
+    """A product of one of `DENSE_KINDS`. Batched ones (one a head) cost as one with their joint output: same FLOPs,
+    same weights."""
     weights, activations = deployment.precision.operands(kind)
     n = product.n * product.used
     return gemm(deployment.machine, tokens, n, product.k, weights=weights, activations=activations)

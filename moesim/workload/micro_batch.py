@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,28 +14,28 @@ from moesim.model.architecture import Experts, Layer
 from moesim.placement.traffic import LayerTraffic, layer_traffic
 from moesim.routing.replay import Routes
 from moesim.workload import local
+from moesim.workload.context import spread_attention
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.exchange import Exchange
 from moesim.workload.local import Work
 from moesim.workload.parts import Chunk, Exchanged, LayerParts, MoEBlock, Piece
 from moesim.workload.pricing import Ledger, Pricing
-
-_PREPARE = 2  # works of `local.attention_work` that come before the kernel: norm and projections
+from moesim.workload.stage import Stage
 
 CUTS = ("experts", "tokens")
 
 
 class MicroBatch:
-    """Some of a step's tokens.
+    """Some of a step's tokens on one pipeline stage.
 
     routes: experts chosen by these tokens, in the order of the instances and their attention-DP ranks; None for a dense
     model.
     """
 
-    def __init__(self, deployment: Deployment, batch: Batch, routes: Routes | None, ledger: Ledger):
-        self.deployment, self.batch, self.routes = deployment, batch, routes
-        self.pricing = Pricing(deployment, batch, ledger)
-        self.exchange = Exchange(deployment, batch, self.pricing.count)
+    def __init__(self, deployment: Deployment, stage: Stage, batch: Batch, routes: Routes | None, ledger: Ledger):
+        self.deployment, self.stage, self.batch, self.routes = deployment, stage, batch, routes
+        self.pricing = Pricing(deployment, stage, batch, ledger)
+        self.exchange = Exchange(deployment, stage, batch, self.pricing.count)
         self.traffic: dict[int, list[LayerTraffic]] = {}  # MoE layer -> [instance], chunks added up
 
     def layers(self, indices: Sequence[int], chunks: int, by: str) -> tuple[LayerParts, ...]:
@@ -51,19 +52,30 @@ class MicroBatch:
             parts.append(self._layer(index, model.layers[index], block))
         return tuple(parts)
 
-    def head(self) -> Piece:
-        """The head on the last token of every prompt, or on all new tokens of decoded sequences."""
-        work = local.head_work(self.deployment, local.head_tokens(self.batch, self.pricing.sequences))
-        return Piece("head", self.pricing.on_ranks(work))
+    def head(self) -> tuple[Piece, ...]:
+        """The head on the last token of every prompt (all of them end on one context-parallel rank), or on a rank's new
+        tokens in decode."""
+        tokens = local.head_tokens(self.batch, self.pricing.sequences)
+        own = -(-tokens // self.stage.parallelism.cp) if self.batch.phase == "decode" else tokens
+        work = local.head_work(self.deployment, own)
+        return (*self.exchange.before_head(), Piece("head", self.pricing.on_ranks(work)))
 
     def _layer(self, index: int, layer: Layer, block: MoEBlock | None) -> LayerParts:
         attention = self._local(local.attention_work, layer, self.batch, self.pricing.sequences)
+        prepare = core = ()
+        if attention:
+            norm, projections, kernel, output = attention
+            prepare = (norm, *self.exchange.before_projections(), projections)
+            spread = spread_attention(self.deployment, self.stage, self.batch, self.exchange, layer.attention, kernel)
+            core = (*spread, output, *self.exchange.after_attention(layer))
         dense = self._local(local.dense_ffn_work, layer, self.pricing.tokens)
-        core = (*attention[_PREPARE:], *self.exchange.after_attention(layer))
         if dense:
-            core += (*dense, *self.exchange.all_reduce())
+            before, behind = self.exchange.around_ffn()
+            core += (*before, *dense, *behind)
         after = self.exchange.after_moe() if block is not None else ()
-        return LayerParts(index, attention[:_PREPARE], core, block, after)
+        if block is not None:
+            core += self.exchange.before_moe()
+        return LayerParts(index, prepare, core, block, after)
 
     def _local(self, function, layer: Layer, *arguments: object) -> tuple[Piece, ...]:
         works = self.pricing.price(function, layer, *arguments)
@@ -72,9 +84,10 @@ class MicroBatch:
     def _block(self, index: int, chunks: Sequence[Sequence[LayerTraffic]], work: Sequence[Work]) -> MoEBlock:
         """The MoE part. chunks: [chunk][instance] traffic; work: [chunk] of the experts, on ranks."""
         layer = self.deployment.model.layers[index]
-        tokens = self.exchange.tokens_per_rank(self.pricing.tokens)
+        stage = self.stage
+        tokens = -(-self.pricing.tokens // stage.parallelism.tp) if stage.sharded else self.pricing.tokens
         router = self._local(local.router_work, layer, tokens)[0]
-        shared_tp = self.deployment.parallelism.shared_expert_tp
+        shared_tp = stage.parallelism.shared_expert_tp
         shared = self._local(local.shared_expert_work, layer, tokens, shared_tp)
         return MoEBlock(
             layer=index,
@@ -85,13 +98,14 @@ class MicroBatch:
 
     def _chunk(self, layer: Layer, traffic: Sequence[LayerTraffic], work: Work) -> Chunk:
         self.pricing.count(work)
-        sent, returned = self.exchange.dispatch_and_combine(
-            np.stack([part.copies for part in traffic]), layer.experts.routed
-        )
+        sent, returned = self.exchange.dispatch_and_combine(traffic, layer.experts.routed)
+        gather, scatter = self.exchange.around_experts(traffic)
         return Chunk(
             dispatch=self._exchanged("dispatch", sent),
             experts=Piece("experts", work.seconds),
             combine=self._exchanged("combine", returned),
+            gather=gather,
+            scatter=scatter,
         )
 
     def _exchanged(self, kind: str, priced: PricedExchange | None) -> Exchanged | None:
@@ -128,33 +142,60 @@ class MicroBatch:
 
     def _which_chunk(self, chunks: int) -> np.ndarray:
         """[token of an instance] the chunk it belongs to: every rank's tokens in equal, contiguous parts."""
-        source = self.exchange.token_sources()
-        _, first, count = np.unique(source, return_index=True, return_counts=True)
-        place = np.arange(source.size) - np.repeat(first, count)
+        _, first, count = np.unique(self.exchange.source, return_index=True, return_counts=True)
+        place = np.arange(self.exchange.source.size) - np.repeat(first, count)
         return place * chunks // np.repeat(count, count)
 
     def _traffic(
         self, row: int, instance: int, chosen: np.ndarray | None = None, slots: np.ndarray | None = None
     ) -> LayerTraffic:
-        """Count one MoE layer of one instance. chosen: only these of its tokens; slots: only these of every rank."""
-        deployment, routes = self.deployment, self.routes
-        # Where attention is not data-parallel every rank holds all tokens: nothing is sent, only slots are counted.
-        alone = deployment.parallelism.attention_dp == 1
-        source = self.exchange.token_sources() * (not alone)
+        """Count one MoE layer of one instance. chosen: only these of its tokens; slots: only those of every rank."""
+        routes, source = self.routes, self.exchange.source
         mine = slice(instance * source.size, (instance + 1) * source.size)
         ids = routes.ids[row, mine]
         count = None if routes.count is None else routes.count[row, mine]
-        if chosen is not None:
-            ids, source, count = ids[chosen], source[chosen], None if count is None else count[chosen]
+        for places in (self.exchange.order, chosen):
+            if places is not None:
+                ids, count = ids[places], None if count is None else count[places]
+        source = source if chosen is None else source[chosen]
+        expert_tp = self.stage.parallelism.expert_tp
+        if self.stage.alone or expert_tp == 1:
+            return self._count(row, ids, source, count, slots, self._nodes[:: expert_tp if self.stage.alone else 1])
+        # A token goes to the ranks with its sender's place in their groups, which then share it.
+        whole = np.zeros((self.stage.parallelism.devices,) * 2, dtype=np.int64)
+        parts = []
+        for place in range(expert_tp):
+            here = source % expert_tp == place
+            part = self._count(
+                row,
+                ids[here],
+                source[here] // expert_tp,
+                None if count is None else count[here],
+                slots,
+                self._nodes[place::expert_tp],
+            )
+            whole[place::expert_tp, place::expert_tp] = part.copies
+            parts.append(part)
+        return replace(sum_traffic(parts), copies=whole)
+
+    @property
+    def _nodes(self) -> np.ndarray:
+        """[position] server of each rank of the first instance."""
+        return self.deployment.cluster.node[self.stage.ranks[0]]
+
+    def _count(
+        self,
+        row: int,
+        ids: np.ndarray,
+        source: np.ndarray,
+        count: np.ndarray | None,
+        slots: np.ndarray | None,
+        node: np.ndarray,
+    ) -> LayerTraffic:
+        """Where every rank holds all tokens, nothing is sent and only slots are counted."""
+        level = "expert" if self.stage.alone else KERNELS[self.deployment.kernel].level
         return layer_traffic(
-            deployment.placement,
-            row,
-            ids,
-            source,
-            level="expert" if alone else KERNELS[deployment.kernel].level,
-            node=deployment.cluster.node[: deployment.parallelism.devices],
-            count=count,
-            slots=slots,
+            self.deployment.placement, row, ids, source, level=level, node=node, count=count, slots=slots
         )
 
     def _expert_work(self, cut: dict[int, list[list[LayerTraffic]]]) -> dict[int, list[Work]]:
@@ -172,8 +213,8 @@ class MicroBatch:
 
     def _priced_experts(self, experts: Experts, layers: Sequence[Sequence[LayerTraffic]]) -> list[Work]:
         """The experts of [layer][instance] traffic: one work [ranks] a layer."""
-        deployment = self.deployment
-        policy, here = deployment.precision, deployment.parallelism.ep_index
+        deployment, parallelism = self.deployment, self.stage.parallelism
+        policy, here = deployment.precision, parallelism.ep_index
         cost = routed_experts(
             deployment.machine,
             np.stack([np.concatenate([part.tokens[here] for part in layer]) for layer in layers]),
@@ -182,7 +223,7 @@ class MicroBatch:
                 experts.top_k,
             ),
             hidden=deployment.model.hidden,
-            ffn=experts.ffn // deployment.parallelism.expert_tp,
+            ffn=experts.ffn // parallelism.expert_tp,
             gated=experts.gated,
             weights=policy.experts,
             activations=policy.expert_activations,
@@ -193,10 +234,9 @@ class MicroBatch:
 
     def _entering(self, arrived: np.ndarray, top_k: int) -> dict[str, object]:
         """What the experts' kernel sees before it spreads tokens. arrived: [layer, rank] tokens sent to it."""
-        deployment = self.deployment
-        if deployment.parallelism.attention_dp == 1:
+        if self.stage.alone:
             return {"entering": np.full(arrived.shape, self.batch.tokens.sum()), "top_k": top_k}
-        if KERNELS[deployment.kernel].level == "expert":  # every pair arrives as a token of its own
+        if KERNELS[self.deployment.kernel].level == "expert":  # every pair arrives as a token of its own
             return {}
         return {"entering": arrived, "top_k": top_k}
 

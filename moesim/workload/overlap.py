@@ -115,42 +115,42 @@ def _whole_batch(emit: Emitter, split: Split, after: After, block: Callable, **c
 
 
 def _layer(emit: Emitter, layer: LayerParts, after: After, block: Callable) -> After:
-    after = _row(emit, layer.layer, layer.prepare + layer.core, after)
+    after = row(emit, layer.layer, layer.prepare + layer.core, after)
     if layer.moe is not None:
         after = block(emit, layer.moe, after)
-    return _row(emit, layer.layer, layer.after, after)
+    return row(emit, layer.layer, layer.after, after)
 
 
 def _in_a_row(emit: Emitter, block: MoEBlock, after: After) -> After:
     (chunk,) = block.chunks
     work = (chunk.experts, *chunk.scatter, _whole(chunk.combine))
-    return _row(emit, block.layer, (block.shared, block.router, _whole(chunk.dispatch), *chunk.gather, *work), after)
+    return row(emit, block.layer, (block.shared, block.router, _whole(chunk.dispatch), *chunk.gather, *work), after)
 
 
 def _under_dispatch(emit: Emitter, block: MoEBlock, after: After) -> After:
     (chunk,) = block.chunks
-    routed = _row(emit, block.layer, (block.router,), after)
-    arrived = _row(emit, block.layer, (_whole(chunk.dispatch), *chunk.gather), routed)
-    _row(emit, block.layer, (block.shared,), routed)
-    return _row(emit, block.layer, (chunk.experts, *chunk.scatter, _whole(chunk.combine)), arrived)
+    routed = row(emit, block.layer, (block.router,), after)
+    arrived = row(emit, block.layer, (_whole(chunk.dispatch), *chunk.gather), routed)
+    row(emit, block.layer, (block.shared,), routed)
+    return row(emit, block.layer, (chunk.experts, *chunk.scatter, _whole(chunk.combine)), arrived)
 
 
 def _with_hooks(emit: Emitter, block: MoEBlock, after: After) -> After:
     (chunk,) = block.chunks
-    routed = _row(emit, block.layer, (block.router,), after)
-    arrived = _row(emit, block.layer, _outward(chunk.dispatch, True), routed)
-    _row(emit, block.layer, (block.shared,), routed)
-    landed = _row(emit, block.layer, _inward(chunk.dispatch, True), arrived)
-    after = _row(emit, block.layer, (*chunk.gather, chunk.experts, *chunk.scatter), landed)
-    return _row(emit, block.layer, _outward(chunk.combine, True) + _inward(chunk.combine, True), after)
+    routed = row(emit, block.layer, (block.router,), after)
+    arrived = row(emit, block.layer, _outward(chunk.dispatch, True), routed)
+    row(emit, block.layer, (block.shared,), routed)
+    landed = row(emit, block.layer, _inward(chunk.dispatch, True), arrived)
+    after = row(emit, block.layer, (*chunk.gather, chunk.experts, *chunk.scatter), landed)
+    return row(emit, block.layer, _outward(chunk.combine, True) + _inward(chunk.combine, True), after)
 
 
 def _pipelined(emit: Emitter, block: MoEBlock, after: After) -> After:
-    routed = _row(emit, block.layer, (block.router,), after)
-    arrived = [_row(emit, block.layer, (_whole(chunk.dispatch), *chunk.gather), routed) for chunk in block.chunks]
-    ends = _row(emit, block.layer, (block.shared,), routed) if block.shared is not None else ()
+    routed = row(emit, block.layer, (block.router,), after)
+    arrived = [row(emit, block.layer, (_whole(chunk.dispatch), *chunk.gather), routed) for chunk in block.chunks]
+    ends = row(emit, block.layer, (block.shared,), routed) if block.shared is not None else ()
     for chunk, here in zip(block.chunks, arrived, strict=True):
-        ends += _row(emit, block.layer, (chunk.experts, *chunk.scatter, _whole(chunk.combine)), here)
+        ends += row(emit, block.layer, (chunk.experts, *chunk.scatter, _whole(chunk.combine)), here)
     return ends
 
 
@@ -165,11 +165,11 @@ class _Half:
 
     def row(self, layer: LayerParts, pieces: Sequence[Piece | None]) -> None:
         """Emit pieces one after another, behind what the micro-batch did before."""
-        self.after = _row(self.emit, layer.layer, pieces, self.after)
+        self.after = row(self.emit, layer.layer, pieces, self.after)
 
     def send(self, layer: LayerParts, exchanged: Exchanged | None) -> None:
         """Put tokens on the wire, and go on without waiting for them."""
-        self.flying = _row(self.emit, layer.layer, _outward(exchanged, self.hooks), self.after)
+        self.flying = row(self.emit, layer.layer, _outward(exchanged, self.hooks), self.after)
 
     def receive(self, layer: LayerParts, exchanged: Exchanged | None) -> None:
         """Wait for the tokens."""
@@ -254,11 +254,12 @@ _STAGES = {
 }  # fmt: skip
 
 
-def _row(emit: Emitter, layer: int, pieces: Sequence[Piece | None], after: After) -> After:
-    """Emit pieces one after another; what is None costs nothing."""
+def row(emit: Emitter, layer: int, pieces: Sequence[Piece | tuple[Piece, ...] | None], after: After) -> After:
+    """Emit pieces one after another, those in a tuple beside each other; what is None costs nothing."""
     for piece in pieces:
         if piece is not None:
-            after = (emit.piece(piece, layer, after),)
+            together = piece if isinstance(piece, tuple) else (piece,)
+            after = tuple(emit.piece(each, layer, after) for each in together)
     return after
 
 

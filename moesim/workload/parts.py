@@ -22,6 +22,9 @@ class Piece:
     compute_share: float = 0.0
 
 
+Row = tuple[Piece | tuple[Piece, ...], ...]
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Exchanged:
     """One dispatch or combine: as one operation, or cut by hooks into three.
@@ -65,10 +68,11 @@ class MoEBlock:
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerParts:
     """One layer in order: prepare (norm, projections), core (attention, its sum over tensor-parallel ranks, a dense
-    feed-forward part), moe, after (what brings the output to every rank that goes on with it)."""
+    feed-forward part), moe, after (what brings the output to every rank that goes on with it). Pieces in a tuple of
+    their own run beside each other."""
 
     layer: int
-    prepare: tuple[Piece, ...]
-    core: tuple[Piece, ...]
+    prepare: Row
+    core: Row
     moe: MoEBlock | None
-    after: tuple[Piece, ...] = ()
+    after: Row = ()

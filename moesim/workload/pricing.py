@@ -10,6 +10,7 @@ import numpy as np
 from moesim.model.architecture import Layer
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.local import Work
+from moesim.workload.stage import Stage
 
 
 @dataclass(slots=True, eq=False)
@@ -29,20 +30,21 @@ class Ledger:
 
 
 class Pricing:
-    """Prices the local work of one micro-batch: most layers of a model are alike, and so are most ranks.
+    """Prices the local work of one micro-batch on one stage: most layers of a model are alike, and so are most ranks.
 
     batch: of the micro-batch; ranks with equally many sequences do the same work.
     """
 
-    def __init__(self, deployment: Deployment, batch: Batch, ledger: Ledger):
+    def __init__(self, deployment: Deployment, stage: Stage, batch: Batch, ledger: Ledger):
         self.deployment, self.batch, self._ledger = deployment, batch, ledger
         self.sequences, dp_index = np.unique(batch.sequences, return_inverse=True)
-        self._of_rank = np.tile(dp_index[deployment.parallelism.dp_index], deployment.instances)
+        self._of_rank = np.tile(dp_index[stage.parallelism.dp_index], deployment.instances)
+        self._cp = stage.parallelism.cp
 
     @property
     def tokens(self) -> np.ndarray:
-        """New tokens of each number of sequences."""
-        return self.sequences * self.batch.new_tokens
+        """New tokens of a rank, its part of the sequences, for each number of sequences of its replica."""
+        return -(-self.sequences * self.batch.new_tokens // self._cp)
 
     def price(self, function: Callable[..., list[Work]], layer: Layer, *arguments: object) -> list[Work]:
         """What the function says of a layer, asked once for equal layers and sequences."""

@@ -42,8 +42,8 @@ class RouterWork:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Gate:
-    """What a router works on: machine, width of a token, the experts, tokens [sequence counts] of a rank; formats of its
-    product."""
+    """What a router works on: machine, width of a token, the experts, tokens [sequence counts] of a rank; formats of
+    its product."""
 
     machine: Machine
     hidden: int
@@ -54,9 +54,7 @@ class Gate:
 
     def scores(self, rows: np.ndarray | float, columns: int) -> Cost:
         """The product with the gates of so many experts."""
-        return gemm(
-            self.machine, rows, columns, self.hidden, weights=self.weights, activations=self.activations
-        )
+        return gemm(self.machine, rows, columns, self.hidden, weights=self.weights, activations=self.activations)
 
     def passes(self, rows: np.ndarray | float, columns: int, kernels: int) -> Cost:
         """Element-wise kernels over FP32 scores [row, column], each reading and writing them, with the gaps of their

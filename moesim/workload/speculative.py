@@ -66,14 +66,14 @@ def mtp_deployment(deployment: Deployment) -> Deployment:
     if placement is not None:
         bound = None if placement.bound is None else placement.bound[-1:]
         placement = replace(placement, expert=placement.expert[-1:], bound=bound)
-    return replace(deployment, model=own, placement=placement)
+    return replace(deployment, model=own, placement=placement, stage_layers=())
 
 
 def model_deployment(deployment: Deployment, model: MoEModel) -> Deployment:
     """A dense draft model, split as the model is. Raises InvalidInput for one with experts: no trace has its routes."""
     if model.moe_layers:
         raise InvalidInput(Problem(f"{model.name} has routed experts; write a dense model", "draft.model"))
-    return replace(deployment, model=model, placement=None)
+    return replace(deployment, model=model, placement=None, stage_layers=())
 
 
 def speculative_step(
@@ -97,7 +97,7 @@ def speculative_step(
         total = _summed(total, {DRAFTED: joined}, draft.tokens)
     drafting = join(programs)
     return (
-        Step(join([drafting, check.program]), check.traffic, _summed(check.work, total)),
+        replace(check, programs=(join([drafting, check.program]),), work=_summed(check.work, total)),
         len(drafting.ops),
     )
 

@@ -21,7 +21,9 @@ experts: {routed: 16, top_k: 2, ffn: 32, shared_ffn: 32, score: softmax}
 SCENARIO = """
 model: tiny.yaml
 cluster: {{hardware: h100, devices: {devices}}}
-parallelism: {{attention_dp: {dp}, tp: {tp}, ep: {ep}, expert_tp: {expert_tp}, instances: {instances}}}
+parallelism:
+  {{attention_dp: {dp}, tp: {tp}, cp: {cp}, pp: {pp}, ep: {ep}, expert_tp: {expert_tp}, instances: {instances}{more}}}
+{stages}
 precision: {{experts: bf16, dense: bf16, dispatch: fp8, combine: bf16, kv: bf16}}
 workload: {workload}
 routing: {{kind: trace, trace: tiny.safetensors}}
@@ -55,12 +57,13 @@ def builder(tmp_path):
 
     def build(
         devices=8, dp=8, tp=1, ep=8, expert_tp=1, slots=2, placement="contiguous", kernel="nccl",
-        instances=1,
+        instances=1, cp=1, pp=1, more="", stages=None,
         workload="{kind: decode, sequences_per_rank: 16, context: 100}",
     ):  # fmt: skip
         text = SCENARIO.format(
             devices=devices, dp=dp, tp=tp, ep=ep, expert_tp=expert_tp, slots=slots, placement=placement,
-            kernel=kernel, instances=instances, workload=workload,
+            kernel=kernel, instances=instances, workload=workload, cp=cp, pp=pp,
+            more=more and f", {more}", stages=f"stages: {stages}" if stages else "",
         )  # fmt: skip
         return assemble(parse(text, str(tmp_path / "a.yaml")))
 

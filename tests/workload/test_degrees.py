@@ -1,0 +1,144 @@
+"""Any legal combination of degrees: the step runs inside its bounds, and tokens, queries and bytes are conserved."""
+
+import numpy as np
+import pytest
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from moesim.engine.simulate import simulate
+from moesim.model.architecture import Attention
+from moesim.model.per_token import mean_attended_tokens
+from moesim.network.coflow import rates
+from moesim.workload.deployment import Batch
+from moesim.workload.exchange import holders
+from moesim.workload.inference import inference_step
+from moesim.workload.overlap import OVERLAPS
+from moesim.workload.sequences import own_part
+from moesim.workload.stage import stages_of
+
+DECODE = "{kind: decode, sequences_per_rank: 8, context: 100}"
+PREFILL = "{kind: prefill, sequences_per_rank: 8, prompt: 16}"
+
+
+@st.composite
+def degrees(draw):
+    """Degrees of a tiny model (8 heads, 4 KV heads, 16 experts, 4 layers) on up to 16 devices."""
+    tp, cp, dp, pp = (draw(st.sampled_from(sizes)) for sizes in ((1, 2, 4), (1, 2), (1, 2, 4), (1, 2, 4)))
+    assume(tp * cp * dp * pp <= 16)
+    stage = tp * cp * dp
+    expert_tp = draw(st.sampled_from([size for size in (1, 2, 4) if stage % size == 0]))
+    return {
+        "devices": stage * pp, "dp": dp, "tp": tp, "cp": cp, "pp": pp, "ep": stage // expert_tp, "expert_tp": expert_tp,
+        "slots": 16 * expert_tp // stage,
+        "more": f"sequence_parallel: {str(tp > 1 and draw(st.booleans())).lower()}, "
+        f"context_exchange: {draw(st.sampled_from(['ring', 'all_gather']))}, "
+        f"order: [{', '.join(draw(st.permutations(['tp', 'cp', 'dp', 'pp'])))}]",
+    }  # fmt: skip
+
+
+@settings(max_examples=25)
+@given(
+    chosen=degrees(),
+    workload=st.sampled_from([DECODE, PREFILL]),
+    kernel=st.sampled_from(["nccl", "deepep_normal", "deepep_low_latency"]),
+    overlap=st.sampled_from(["none", "shared_expert", "two_batch"]),
+)
+def test_every_legal_combination(shared_scenario, chosen, workload, kernel, overlap):
+    assembly = shared_scenario(**chosen, workload=workload, kernel=kernel)
+    deployment, batch = assembly.deployment, assembly.batch
+    step = inference_step(deployment, batch, assembly.routes, OVERLAPS[overlap])
+    timeline = simulate(step.programs, rates, deployment.network.capacity)
+    seconds = step.seconds(timeline)
+    slack = 1e-9
+    assert timeline.lower_bound_s() / step.rounds - slack <= seconds <= timeline.upper_bound_s() / step.rounds + slack
+
+    # Every rank runs one program; every layer runs on one stage, once a micro-batch and round.
+    assert sorted(np.concatenate([program.ranks for program in step.programs])) == list(range(deployment.cluster.ranks))
+    stages = stages_of(deployment)
+    assert [index for stage in stages for index in stage.layers] == [0, 1, 2, 3]
+
+    # Every token is held once and computed by its top 2 experts, whatever the degrees.
+    tokens = int(batch.tokens.sum())
+    held = np.bincount(holders(stages[0], batch), minlength=stages[0].parallelism.devices)
+    assert held.sum() == tokens
+    if not stages[0].alone:
+        assert np.ptp(held) <= 2 * chosen["cp"] * max(8 // chosen["pp"], 1)
+    assert [layer.tokens.sum() for layer in step.traffic[0]] == [2 * tokens] * 3
+
+    # What leaves one rank arrives at another.
+    for op in {id(op.transfer): op for program in step.programs for op in program.ops if op.transfer}.values():
+        assert op.transfer.sent.sum() == pytest.approx(op.transfer.received.sum())
+
+
+@given(
+    cp=st.integers(2, 8),
+    runs=st.integers(1, 20),
+    context=st.integers(0, 5000),
+)
+def test_context_parallel_prefill_attends_to_as_much(cp, runs, context):
+    attention = Attention("gqa", 8, 8, 64)
+    new = 2 * cp * runs
+    batch = Batch("prefill", np.array([1]), new, context)
+    divisor, part = own_part(attention, batch, cp)
+    assert divisor == 1
+
+    def pairs(each):  # queries times the tokens they see
+        total = each.context + each.new_tokens
+        return total * mean_attended_tokens(attention, total) - (
+            each.context * mean_attended_tokens(attention, each.context) if each.context else 0
+        )
+
+    assert cp * pairs(part) == pytest.approx(pairs(batch), rel=2 / (runs + 1) / cp + 0.01)
+
+
+@given(cp=st.integers(2, 8), context=st.integers(16, 5000), window=st.sampled_from([0, 128]))
+def test_context_parallel_decode_reads_every_cached_token(cp, context, window):
+    attention = Attention("gqa", 8, 8, 64, window=window)
+    _, part = own_part(attention, Batch("decode", np.array([4]), 1, context), cp)
+    visible = min(context + 1, window or context + 1)
+    assert visible <= cp * (part.context + 1) < visible + cp
+
+
+def test_expert_tensor_parallelism_beside_data_parallel_attention(scenario):
+    """Four ranks in two groups of two: tokens go to the rank with their sender's place, and both compute half."""
+    whole = scenario(devices=4, dp=4, ep=4, slots=4)
+    split = scenario(devices=4, dp=4, ep=2, expert_tp=2, slots=8)
+    steps = [inference_step(each.deployment, each.batch, each.routes, OVERLAPS["none"]) for each in (whole, split)]
+    kinds = [op.kind for op in steps[1].program.ops if op.layer == 1]
+    assert kinds[-6:] == ["router", "dispatch", "expert_gather", "experts", "expert_scatter", "combine"]
+    for one, other in zip(*(step.traffic[0] for step in steps), strict=True):
+        assert one.tokens.sum() == other.tokens.sum()
+        assert other.tokens.shape == (2, 8)
+        source, destination = np.nonzero(other.copies)
+        assert (source % 2 == destination % 2).all()
+    gather = next(op.transfer for op in steps[1].program.ops if op.kind == "expert_gather")
+    assert gather.group.tolist() == [0, 0, 1, 1]
+    fullest = max(float(steps[1].traffic[0][0].entering.max()), 0)
+    assert gather.received.max() == pytest.approx(fullest * 64 / 2)  # half of the group's tokens, in FP8
+
+
+def test_sequence_parallelism_turns_all_reduces_into_pairs(scenario):
+    plain = scenario(devices=4, dp=1, tp=4, ep=4, slots=4)
+    split = scenario(devices=4, dp=1, tp=4, ep=4, slots=4, more="sequence_parallel: true")
+    kinds = [
+        [op.kind for op in inference_step(each.deployment, each.batch, each.routes, OVERLAPS["none"]).program.ops]
+        for each in (plain, split)
+    ]
+    assert kinds[0].count("all_reduce") == 8
+    assert kinds[1].count("all_reduce") == 0
+    assert kinds[1].count("reduce_scatter") == 8
+    assert kinds[1].count("all_gather") == 8 + 1  # and one before the head
+
+
+def test_context_parallelism_moves_keys_and_values(scenario):
+    workload = "{kind: prefill, sequences_per_rank: 2, prompt: 32}"
+    ring, gathered = (
+        scenario(devices=4, dp=1, cp=4, ep=4, slots=4, workload=workload, more=f"context_exchange: {kind}")
+        for kind in ("ring", "all_gather")
+    )
+    sent = []
+    for each in (ring, gathered):
+        step = inference_step(each.deployment, each.batch, each.routes, OVERLAPS["none"])
+        sent.append(sum(op.transfer.received.sum() for op in step.program.ops if op.kind == "context_exchange"))
+    # 4 layers, 4 ranks, each gets the 3/4 of 64 tokens that it lacks: keys and values of 4 heads of 16, BF16
+    assert sent == [pytest.approx(4 * 4 * 48 * 2 * 4 * 16 * 2)] * 2
