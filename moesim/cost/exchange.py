@@ -38,8 +38,8 @@ class Kernel:
     parts of the tables' ``software``, the best first. sms: SMs that run it (0: its own rule). occupied: SMs that
     compute beside it cannot have; None = those that run it. remote_s, remote_share: what leaving the scale-up domain
     adds to the floor, and the share of the NIC rate that it reaches. staged: whether copies pass a buffer in HBM on
-    arrival. hooks: whether it can be cut into a sending and a receiving part. defaults: parameters where nothing was
-    measured.
+    arrival. hooks: whether it can be cut into a sending and a receiving part. buffers: how it allocates, see
+    `buffer_bytes`. defaults: parameters where nothing was measured.
     """
 
     level: str
@@ -52,6 +52,7 @@ class Kernel:
     runs_on: str = "gpu"
     within: bool = False
     hooks: bool = False
+    buffers: str = "peak"
     defaults: Mapping[str, float] = field(default_factory=dict)
 
 
@@ -67,10 +68,12 @@ KERNELS: dict[str, Kernel] = {
     "deepep_normal": Kernel("node", ("deepep normal", "deepep_ht"), sms=20, remote_s=60e-6, remote_share=0.93),
     "deepep_low_latency": Kernel(
         "expert", ("deepep low-latency", "deepep_ll"), occupied=0, remote_s=28e-6, remote_share=0.93, staged=False,
-        hooks=True,
+        hooks=True, buffers="low_latency",
     ),
     "deepep_hybrid": Kernel("node", ("deepep normal",), sms=12, remote_s=30e-6, remote_share=0.93),
-    "nvlink_one_sided": Kernel("rank", ("NVLinkOneSided",), occupied=0, staged=False, within=True),
+    "nvlink_one_sided": Kernel(
+        "rank", ("NVLinkOneSided",), occupied=0, staged=False, within=True, buffers="every_source"
+    ),
     "nvlink_two_sided": Kernel("rank", ("NVLinkTwoSided",), occupied=20, within=True),
     "ragged_all_to_all": Kernel(
         "expert", occupied=0, staged=False, remote_share=0.9, runs_on="tpu",
@@ -246,6 +249,37 @@ def fit_of(machine: Machine, kernel: Kernel, phase: str, precision: Precision) -
     best = min(order(fit) for fit in known)
     known = [fit for fit in known if order(fit) == best]
     return candidates(tuple(known), {"phase": phase, "dtype": precision.name})[0]
+
+
+def buffer_bytes(
+    kernel: str,
+    *,
+    tokens: int,
+    ranks: int,
+    slots: int,
+    hidden: int,
+    received: int,
+    dispatch: Precision,
+    combine: Precision,
+) -> float:
+    """Bytes that dispatch and combine keep on a rank.
+
+    tokens: that a rank sends at most; ranks: of the group; slots: experts on a rank; received: most that a rank takes.
+    ``peak``: tensors of what arrived and of what goes back. ``low_latency``: DeepEP's kernels cannot know what will
+    arrive, so that every expert has room for all tokens of every rank: two buffers (one a micro-batch), each to send
+    and to receive the larger of a dispatched token (BF16 or FP8 with scales, 16 bytes of header) and a combined one
+    (BF16) for every expert; and the tensors that experts read and write (DeepEP, csrc/config.hpp, LowLatencyLayout).
+    ``every_source``: a workspace with room for all tokens of every rank, both ways (TensorRT-LLM's one-sided kernels).
+    """
+    kind, back = KERNELS[kernel].buffers, hidden * combine.bytes
+    there = hidden * dispatch.bytes
+    if kind == "peak":
+        return received * (there + back)
+    if kind == "every_source":
+        return ranks * tokens * (there + back)
+    room = ranks * slots * tokens
+    message = 2 * hidden + 16
+    return 2 * room * (2 * hidden + message) + room * (there + back)
 
 
 @dataclass(frozen=True, slots=True, eq=False)

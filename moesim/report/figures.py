@@ -25,6 +25,11 @@ COLOURS = {
     "all_reduce": "#b03060",
     "reduce_scatter": "#d17fa0",
     "all_gather": "#8e4585",
+    "context_exchange": "#9c6f2c",
+    "expert_gather": "#c9a227",
+    "expert_scatter": "#e3cf8b",
+    "send": "#5f7f9f",
+    "receive": "#b8c7d6",
     "head": "#455a64",
     "fetch": "#d62f2f",
     "prefetch": "#e8998d",
@@ -36,13 +41,13 @@ MOST_RANKS = 96  # rows of a timeline that still read
 def draw_layer_timeline(
     timeline: Timeline, layer: int, path: str | Path, title: str = "", bottleneck: Bottleneck = lambda _: None
 ) -> None:
-    """One layer as it ran on every rank: a row a rank, communication in the lower part of the row.
+    """One layer as it ran on every rank that has it: a row a rank, communication in the lower part of the row.
 
     bottleneck: names the ends of the link that a collective waits for, which the legend then shows.
     """
-    track = timeline.tracks[0]
-    heads = [index for index, op in enumerate(track.program.ops) if op.kind == "head"]
-    first = heads[-2] + 1 if len(heads) > 1 else 0  # of several steps, the last
+    track = next(track for track in timeline.tracks if any(op.layer == layer for op in track.program.ops))
+    ends = [index for index, op in enumerate(track.program.ops) if op.kind in ("head", "send")]
+    first = ends[-2] + 1 if len(ends) > 1 else 0  # of several steps or micro-batches, the last
     rows = [index for index, op in enumerate(track.program.ops) if op.layer == layer and index >= first]
     unit, ticks = ("ms", 1e9) if (track.end[rows].max() - track.start[rows].min()) > 1e10 else ("µs", 1e6)
     shown = np.unique(np.linspace(0, track.program.ranks.size - 1, MOST_RANKS).astype(int))

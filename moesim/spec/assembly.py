@@ -48,6 +48,7 @@ from moesim.spec.router import router_of
 from moesim.spec.scenario import Scenario
 from moesim.workload.deployment import Batch, Deployment, PrecisionPolicy
 from moesim.workload.footprint import check_fits, footprint
+from moesim.workload.remedies import remedies
 from moesim.workload.routers import RouterPolicy
 from moesim.workload.speculative import Draft, speculative_footprint
 from moesim.workload.stage import one_stage
@@ -180,8 +181,11 @@ def assemble(
     draft = tell.now(lambda: _draft(scenario, deployment, document), "workload.speculative")
     # What cannot fit whatever is routed is said before a token is.
     if scenario.offload is None:
-        needs = footprint(deployment, batch, received=0, reserve=scenario.memory.reserve)
-        check_fits(needs if draft is None else speculative_footprint(needs, draft, batch))
+        needs = footprint(deployment, batch, received=0, **scenario.memory.shares())
+        check_fits(
+            needs if draft is None else speculative_footprint(needs, draft, batch),
+            lambda: remedies(deployment, batch, 0, **scenario.memory.shares()),
+        )
     if experts:
         routes = tell.now(lambda: draw_routes(scenario, site, replayed, batch, placement), "routing")
     dropped = None

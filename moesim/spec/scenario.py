@@ -107,9 +107,19 @@ class Network(Spec):
 
 
 class Memory(Spec):
-    """reserve: share of HBM kept for the framework, graphs and fragmentation (engines use 0.9 by default)."""
+    """reserve: share of HBM kept for the framework, its graphs and library workspaces (engines use 0.9 by default).
+
+    fragmentation: share of activations and dispatch buffers that the allocator loses. kv_block: tokens of a block of
+    the paged KV cache; every sequence leaves part of its last one empty.
+    """
 
     reserve: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    fragmentation: Annotated[float, Field(ge=0, le=1)] = 0.0
+    kv_block: Count = 1
+
+    def shares(self) -> dict[str, float]:
+        """What `moesim.workload.footprint.footprint` takes."""
+        return {"reserve": self.reserve, "fragmentation": self.fragmentation, "kv_block": self.kv_block}
 
 
 class Scenario(Spec):

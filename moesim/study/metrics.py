@@ -12,8 +12,6 @@ from moesim.study.links import link_load
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.inference import Step
 
-COMMUNICATION = ("dispatch", "combine", "all_reduce", "reduce_scatter", "all_gather")
-
 
 def step_metrics(deployment: Deployment, batch: Batch, step: Step, timeline: Timeline) -> dict[str, object]:
     """Headline, bounds, breakdown and hot spots of one inference step. Times in seconds, sizes in bytes."""

@@ -45,7 +45,7 @@ def simulate_offload(assembly: Assembly, plan: Plan | None = None) -> tuple[Step
 def offload_needs(assembly: Assembly, step: Step) -> Footprint:
     """HBM with the kept experts only."""
     deployment = assembly.deployment
-    needs = footprint(deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve)
+    needs = footprint(deployment, assembly.batch, step.most_received, **assembly.scenario.memory.shares())
     return offloaded_footprint(needs, expert_bytes(deployment), assembly.offload.kept)
 
 

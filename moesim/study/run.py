@@ -21,6 +21,7 @@ from moesim.study.routing_facts import dropping_metrics, router_metrics
 from moesim.study.speculative import speculative_metrics
 from moesim.workload.footprint import Footprint, check_fits, footprint, largest_batch
 from moesim.workload.inference import Step, inference_step
+from moesim.workload.remedies import remedies
 from moesim.workload.speculative import speculative_footprint, speculative_step
 
 SCHEMA_VERSION = 1
@@ -81,7 +82,7 @@ def run_assembly(document: Document, assembly: Assembly, changes: tuple[str, ...
             "largest_batch": None  # with offloading, experts make room for sequences
             if assembly.offload is not None
             else largest_batch(
-                assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve
+                assembly.deployment, assembly.batch, step.most_received, **assembly.scenario.memory.shares()
             ),
         },
         "provenance": assembly.provenance(),
@@ -101,10 +102,11 @@ def _simulated(assembly: Assembly) -> tuple[Step, Timeline, Footprint, int]:
         step = inference_step(assembly.deployment, assembly.batch, assembly.routes, overlap)
     else:
         step, drafting = speculative_step(assembly.deployment, assembly.draft, assembly.batch, assembly.routes, overlap)
-    needs = footprint(assembly.deployment, assembly.batch, step.most_received, reserve=assembly.scenario.memory.reserve)
+    needs = footprint(assembly.deployment, assembly.batch, step.most_received, **assembly.scenario.memory.shares())
     if assembly.draft is not None:
         needs = speculative_footprint(needs, assembly.draft, assembly.batch)
-    check_fits(needs)
+    memory = assembly.scenario.memory.shares()
+    check_fits(needs, lambda: remedies(assembly.deployment, assembly.batch, step.most_received, **memory))
     rates = FIDELITIES[assembly.scenario.network.fidelity].rates
     return step, simulate(step.programs, rates, assembly.deployment.network.capacity), needs, drafting
 

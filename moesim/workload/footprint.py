@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
+from moesim.cost.exchange import buffer_bytes
 from moesim.errors import Infeasible
 from moesim.hardware.precision import PRECISIONS
 from moesim.model import shapes
-from moesim.model.architecture import Attention
+from moesim.model.architecture import Attention, Layer
 from moesim.model.per_token import state_elements
 from moesim.units import format_bytes
+from moesim.workload import local
 from moesim.workload.deployment import Batch, Deployment
+from moesim.workload.exchange import holders
+from moesim.workload.stage import Stage, stages_of
 
 BF16 = PRECISIONS["bf16"].bytes
 FP32 = PRECISIONS["fp32"].bytes
@@ -20,80 +25,114 @@ FP32 = PRECISIONS["fp32"].bytes
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes on the fullest rank. reserve: what the framework, graphs and fragmentation keep. capacity: of the HBM."""
+    """Bytes on the fullest rank.
+
+    experts … embedding_head: weights by kind; draft_weights: of what drafts tokens. recurrent_state: of linear
+    attention. fragmentation: of activations and buffers. reserve: what the framework and its graphs keep. capacity: of
+    the HBM.
+    """
 
     experts: float
-    dense_weights: float
+    attention: float
+    shared_experts: float
+    dense_ffn: float
+    routers: float
+    embedding_head: float
     kv_cache: float
     recurrent_state: float
     activations: float
     dispatch_buffers: float
     reserve: float
     capacity: float
+    draft_weights: float = 0.0
+    fragmentation: float = 0.0
 
     @property
     def needed(self) -> float:
         """Everything but the capacity."""
         return sum(self.by_kind().values())
 
+    @property
+    def dense_weights(self) -> float:
+        """Weights that are no routed expert."""
+        own = self.attention + self.shared_experts + self.dense_ffn + self.routers + self.embedding_head
+        return own + self.draft_weights
+
     def by_kind(self) -> dict[str, float]:
         """Bytes by kind."""
-        kinds = (
-            "experts",
-            "dense_weights",
-            "kv_cache",
-            "recurrent_state",
-            "activations",
-            "dispatch_buffers",
-            "reserve",
-        )
-        return {kind: getattr(self, kind) for kind in kinds}
+        return {field.name: getattr(self, field.name) for field in fields(self) if field.name != "capacity"}
 
 
-def footprint(deployment: Deployment, batch: Batch, received: int, *, reserve: float) -> Footprint:
-    """HBM of one step.
+def footprint(
+    deployment: Deployment,
+    batch: Batch,
+    received: int,
+    *,
+    reserve: float,
+    fragmentation: float = 0.0,
+    kv_block: int = 1,
+) -> Footprint:
+    """HBM of one step, on the fullest rank of the fullest pipeline stage.
 
     received: most tokens that dispatch brings to a rank in one layer, from the replayed routes. reserve: share of the
-    capacity that moesim leaves to the framework (vLLM and SGLang use 0.9 of the HBM by default, so 0.1).
+    capacity that moesim leaves to the framework (vLLM and SGLang use 0.9 of the HBM by default, so 0.1). fragmentation:
+    share of activations and buffers that the allocator loses. kv_block: tokens of a block of the paged cache, of which
+    every sequence leaves part of the last one empty.
     """
+    found = [
+        _stage(deployment, stage, batch, received, reserve, fragmentation, kv_block) for stage in stages_of(deployment)
+    ]
+    return max(found, key=lambda each: each.needed)
+
+
+def _stage(
+    deployment: Deployment,
+    stage: Stage,
+    batch: Batch,
+    received: int,
+    reserve: float,
+    fragmentation: float,
+    kv_block: int,
+) -> Footprint:
     capacity = deployment.machine.device.hbm_bytes
-    tokens = int(batch.tokens.max(initial=0))
-    hidden, policy = deployment.model.hidden, deployment.precision
-    dispatched = deployment.parallelism.attention_dp * deployment.parallelism.cp > 1
+    layers = [deployment.model.layers[index] for index in stage.layers]
     experts = 0.0
     if deployment.placement is not None:
-        experts = deployment.placement.slots_per_rank * float(expert_bytes(deployment).sum())
+        here = [index in stage.layers for index in deployment.model.moe_layers]
+        experts = deployment.placement.slots_per_rank * float(expert_bytes(deployment)[here].sum())
+    part = replace(batch, sequences=-(-batch.sequences // deployment.microbatches))
+    activations = _activations(deployment, stage, part, layers)
+    buffers = _buffers(deployment, stage, part, received) if any(layer.experts for layer in layers) else 0.0
     return Footprint(
         experts=experts,
-        dense_weights=_dense_bytes(deployment),
-        kv_cache=int(batch.sequences.max(initial=0)) * kv_bytes(deployment, batch.context + batch.new_tokens),
-        recurrent_state=int(batch.sequences.max(initial=0)) * state_bytes(deployment),
-        # Hidden state, residual, and the widest projection in flight.
-        activations=tokens * (2 * hidden + _widest(deployment)) * BF16,
-        # Dispatched tokens as received, and expert outputs waiting to be combined.
-        dispatch_buffers=received * hidden * (policy.dispatch.bytes + policy.combine.bytes) * dispatched,
+        **_dense_bytes(deployment, stage, layers),
+        kv_cache=_cache(deployment, batch, layers, kv_block),
+        recurrent_state=_states(deployment, batch, layers),
+        activations=activations,
+        dispatch_buffers=buffers,
+        fragmentation=fragmentation * (activations + buffers),
         reserve=reserve * capacity,
         capacity=capacity,
     )
 
 
-def kv_bytes(deployment: Deployment, context: int) -> float:
-    """Bytes that one sequence of `context` tokens caches on one tensor-parallel rank, all layers.
+def kv_bytes(deployment: Deployment, context: int, layers: Sequence[Layer] | None = None) -> float:
+    """Bytes that one sequence of `context` tokens caches on one tensor-parallel rank, in all layers or those given.
 
     GQA keeps two vectors a KV head of the rank, cut to the window; MLA the latent and the rotary key, whole on every
     rank; linear attention nothing that grows (`state_bytes`).
     """
     tp, kv = deployment.parallelism.tp, deployment.precision.kv.bytes
-    attentions = (layer.attention for layer in deployment.model.layers if layer.attention)
-    attentions = (attention for attention in attentions if attention.kind != "linear")
+    layers = deployment.model.layers if layers is None else layers
+    attentions = (layer.attention for layer in layers if layer.attention and layer.attention.kind != "linear")
     return sum(_KV_BYTES[attention.kind](attention, context, tp, kv) for attention in attentions)
 
 
-def state_bytes(deployment: Deployment) -> float:
+def state_bytes(deployment: Deployment, layers: Sequence[Layer] | None = None) -> float:
     """Bytes that one sequence keeps in linear attention on one tensor-parallel rank, whatever its length: a matrix a
     head in FP32, and what the short convolution still sees in BF16."""
     tp, total = deployment.parallelism.tp, 0.0
-    for layer in deployment.model.layers:
+    for layer in deployment.model.layers if layers is None else layers:
         attention = layer.attention
         if attention is None or attention.kind != "linear":
             continue
@@ -102,17 +141,71 @@ def state_bytes(deployment: Deployment) -> float:
     return total
 
 
-def check_fits(needs: Footprint) -> None:
-    """Raise `Infeasible` with the bytes by kind when a rank needs more than its HBM."""
+def check_fits(needs: Footprint, remedies: Callable[[], Sequence[str]] = tuple) -> None:
+    """Raise `Infeasible` with the bytes by kind when a rank needs more than its HBM.
+
+    remedies: computes what would fit, one sentence each (`moesim.workload.remedies`).
+    """
     if needs.needed <= needs.capacity:
         return
     kinds = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in needs.by_kind().items() if size)
     missing = needs.needed - needs.capacity
+    found = list(remedies())
+    change = "; this would fit: " + "; or ".join(found) if found else (
+        "; use more devices, fewer sequences a rank, a shorter context, fewer expert slots or a narrower precision"
+    )  # fmt: skip
     raise Infeasible(
         f"does not fit: the fullest rank needs {format_bytes(needs.needed)} of {format_bytes(needs.capacity)} HBM, "
-        f"{missing:.0f} bytes too many ({kinds}); use more devices, fewer sequences a rank, a shorter context, "
-        f"fewer expert slots or a narrower precision"
+        f"{missing:.0f} bytes too many ({kinds}){change}"
     )
+
+
+def _cache(deployment: Deployment, batch: Batch, layers: Sequence[Layer], kv_block: int) -> float:
+    """KV cache of all sequences of a replica on one rank; context parallelism divides the tokens of each."""
+    own = -(-(batch.context + batch.new_tokens) // deployment.parallelism.cp)
+    tokens = -(-own // kv_block) * kv_block
+    return int(batch.sequences.max(initial=0)) * kv_bytes(deployment, tokens, layers)
+
+
+def _states(deployment: Deployment, batch: Batch, layers: Sequence[Layer]) -> float:
+    """States of linear attention, whose sequences context parallelism deals out."""
+    return -(-int(batch.sequences.max(initial=0)) // deployment.parallelism.cp) * state_bytes(deployment, layers)
+
+
+def _activations(deployment: Deployment, stage: Stage, batch: Batch, layers: Sequence[Layer]) -> float:
+    """Hidden state, residual (split under sequence parallelism) and the widest projection in flight of a micro-batch;
+    what the next one brings from the stage before; logits in FP32."""
+    p, hidden = stage.parallelism, deployment.model.hidden
+    tokens = -(-int(batch.tokens.max(initial=0)) // p.cp)
+    residual = hidden / p.tp if deployment.sequence_parallel else hidden
+    size = tokens * (hidden + residual + _widest(layers, hidden, p.tp)) * BF16
+    if stage.index:
+        size += tokens * hidden * BF16
+    if stage.last:
+        sampled = int(local.head_tokens(batch, batch.sequences).max(initial=0))
+        size += sampled * shapes.head(deployment.model, p.tp)[0].n * FP32
+    return size
+
+
+def _buffers(deployment: Deployment, stage: Stage, batch: Batch, received: int) -> float:
+    """What dispatch and combine keep on the rank that receives most."""
+    if stage.alone:
+        return 0.0
+    p, policy, hidden = stage.parallelism, deployment.precision, deployment.model.hidden
+    gathered = received * hidden * (policy.dispatch.bytes + policy.combine.bytes)
+    if p.ep == 1:  # nothing is dispatched, tokens are gathered
+        return gathered
+    owned = int(np.bincount(holders(stage, batch), minlength=1).max())
+    return buffer_bytes(
+        deployment.kernel,
+        tokens=owned,
+        ranks=p.ep,
+        slots=deployment.placement.slots_per_rank,
+        hidden=hidden,
+        received=received,
+        dispatch=policy.dispatch,
+        combine=policy.combine,
+    ) + (gathered if p.expert_tp > 1 else 0.0)
 
 
 def _gqa_kv(attention: Attention, context: int, tp: int, kv: float) -> float:
@@ -139,37 +232,67 @@ def expert_bytes(deployment: Deployment) -> np.ndarray:
     return np.array(elements) * deployment.precision.experts.bytes
 
 
-def _dense_bytes(deployment: Deployment) -> float:
-    """Everything that is not a routed expert: attention, shared experts and dense FFNs in the dense format, the rest
-    (embedding, head, router) in BF16."""
-    model, tp, hidden = deployment.model, deployment.parallelism.tp, deployment.model.hidden
-    shared_tp = deployment.parallelism.shared_expert_tp
-    dense = rest = 0
-    for layer in model.layers:
-        dense += sum(p.weights for p in shapes.attention_projections(layer, hidden, tp))
-        dense += sum(p.weights for p in shapes.dense_ffn(layer, hidden, tp))
-        dense += sum(p.weights for p in shapes.shared_expert(layer, hidden, shared_tp))
-        rest += sum(p.weights for p in shapes.router(layer, hidden))
-    head = sum(p.weights for p in shapes.head(model, tp))
-    rest += head if model.tied_embeddings else 2 * head
-    return dense * deployment.precision.dense.bytes + rest * BF16
+def _dense_bytes(deployment: Deployment, stage: Stage, layers: Sequence[Layer]) -> dict[str, float]:
+    """Weights by kind that are no routed expert, each in its format. The embedding stands on the first stage, in BF16;
+    the head on the last, which shares the embedding's matrix where weights are tied and both are there."""
+    model, p, policy = deployment.model, stage.parallelism, deployment.precision
+    listings = {
+        "attention": lambda layer: shapes.attention_projections(layer, model.hidden, p.tp),
+        "shared_expert": lambda layer: shapes.shared_expert(layer, model.hidden, p.shared_expert_tp),
+        "dense_ffn": lambda layer: shapes.dense_ffn(layer, model.hidden, p.tp),
+        "router": lambda layer: shapes.router(layer, model.hidden),
+    }
+    size = {
+        kind: sum(product.weights for layer in layers for product in listing(layer)) * policy.operands(kind)[0].bytes
+        for kind, listing in listings.items()
+    }
+    vocabulary = sum(product.weights for product in shapes.head(model, p.tp))
+    ends = vocabulary * BF16 if stage.index == 0 else 0.0
+    if stage.last and not (model.tied_embeddings and stage.index == 0):
+        ends += vocabulary * policy.operands("head")[0].bytes
+    return {
+        "attention": size["attention"],
+        "shared_experts": size["shared_expert"],
+        "dense_ffn": size["dense_ffn"],
+        "routers": size["router"],
+        "embedding_head": ends,
+    }
 
 
-def _widest(deployment: Deployment) -> int:
+def _widest(layers: Sequence[Layer], hidden: int, tp: int) -> int:
     """Output width of the widest product of any layer on one rank."""
-    hidden, tp = deployment.model.hidden, deployment.parallelism.tp
     products = [
         p
-        for layer in set(deployment.model.layers)
+        for layer in set(layers)
         for p in (*shapes.attention_projections(layer, hidden, tp), *shapes.dense_ffn(layer, hidden, tp))
     ]
     return max((p.n * p.used for p in products), default=0)
 
 
-def largest_batch(deployment: Deployment, batch: Batch, received: int, *, reserve: float) -> int:
-    """Sequences per attention-DP rank that would just fit at this context, dispatch buffers growing along."""
-    now = footprint(deployment, batch, received, reserve=reserve)
-    sequences = max(1, int(batch.sequences.max(initial=1)))
-    per_sequence = (now.kv_cache + now.recurrent_state + now.activations + now.dispatch_buffers) / sequences
-    room = now.capacity - now.reserve - now.experts - now.dense_weights
-    return max(0, int(np.floor(room / per_sequence))) if per_sequence else 0
+def largest_batch(deployment: Deployment, batch: Batch, received: int, **memory: float) -> int:
+    """Sequences per attention-DP rank that would just fit at this context; what dispatch brings grows along.
+
+    memory: as `footprint` takes it.
+    """
+    now = max(1, int(batch.sequences.max(initial=1)))
+
+    def fits(sequences: int) -> bool:
+        grown = replace(batch, sequences=np.full(batch.sequences.shape, sequences))
+        needs = footprint(deployment, grown, -(-received * sequences // now), **memory)
+        return needs.needed <= needs.capacity
+
+    return largest(fits)
+
+
+def largest(fits: Callable[[int], bool], most: int = 2**31) -> int:
+    """The largest number from 0 to `most` that fits, where all below it do."""
+    if not fits(1):
+        return 0
+    low = 1
+    while 2 * low < most and fits(2 * low):
+        low *= 2
+    high = min(2 * low, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if fits(middle) else (low, middle)
+    return low

@@ -115,7 +115,7 @@ def speculative_footprint(needs: Footprint, draft: Draft, batch: Batch) -> Footp
     return replace(
         needs,
         experts=needs.experts + own.experts,
-        dense_weights=needs.dense_weights + dense,
+        draft_weights=dense,
         kv_cache=needs.kv_cache + own.kv_cache,
         recurrent_state=needs.recurrent_state + own.recurrent_state,
     )

@@ -170,3 +170,36 @@ def test_an_unknown_stack_is_refused_where_nothing_was_measured_too(moesim):
     assert code == 2
     assert "software: 'vlm' is no known stack, and tpu_v5p has measured none; did you mean 'vllm'?" in err
     assert moesim("run", "qwen3-235b-tpu-v5p", "--set", "software=vllm")[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"parallelism": "{tp: 8, ep: 8, pp: 2}"}, "parallelism.attention_dp: attention_dp 1 × tp 8 × pp 2 = 16 ranks"),
+        ({"parallelism": "{tp: 2, pp: 4, ep: 2}", "stages": "[8, 8, 8]"}, "stages: 3 stages with 24 layers are listed"),
+        ({"parallelism": "{attention_dp: 2, pp: 4, ep: 4}"}, "parallelism.ep: ep 4 × expert_tp 1 × pp 4 = 16 ranks"),
+        ({"parallelism": "{cp: 8, ep: 8, sequence_parallel: true}"}, "parallelism.sequence_parallel: needs tp above 1"),
+        ({"parallelism": "{tp: 8, ep: 8, order: [tp, tp, dp, pp]}"}, "parallelism.order: tp-tp-dp-pp must name each"),
+        (
+            {"parallelism": "{tp: 8, ep: 8, microbatches: 300}"},
+            "workload.sequences_per_rank: 256 sequences cannot fill",
+        ),
+        (
+            {"parallelism": "{cp: 8, ep: 8}", "workload": "{kind: prefill, sequences_per_rank: 8, prompt: 8}"},
+            "parallelism.cp: cp cuts a prompt into 16 runs",
+        ),
+        ({"precision.attention": "nvfp4"}, "precision.attention: nvfp4 × nvfp4 runs at fp4, which h100 lacks"),
+        ({"precision.router": "int4", "precision.head": "mxfp9"}, "precision.head: 'mxfp9' is unknown; did you mean 'mxfp8'"),
+    ],
+)
+def test_degrees_and_formats_that_cannot_be(moesim, changes, said):
+    sets = [part for field, value in changes.items() for part in ("--set", f"{field}={value}")]
+    code, _, err = moesim("run", "mixtral-8x7b-h100", *sets)
+    assert code == 2
+    assert said in err
+
+
+def test_layers_that_do_not_divide_are_listed_for_the_user(moesim):
+    code, _, err = moesim("run", "deepseek-v3-pipeline-h100", "--set", "stages=null")
+    assert code == 2
+    assert "parallelism.pp: 61 layers do not divide into 2 equal stages; write e.g. stages: [31, 30]" in err

@@ -24,7 +24,7 @@ cluster: {{hardware: h100, devices: {devices}}}
 parallelism:
   {{attention_dp: {dp}, tp: {tp}, cp: {cp}, pp: {pp}, ep: {ep}, expert_tp: {expert_tp}, instances: {instances}{more}}}
 {stages}
-precision: {{experts: bf16, dense: bf16, dispatch: fp8, combine: bf16, kv: bf16}}
+precision: {precision}
 workload: {workload}
 routing: {{kind: trace, trace: tiny.safetensors}}
 placement: {{kind: {placement}, slots_per_rank: {slots}}}
@@ -58,12 +58,13 @@ def builder(tmp_path):
     def build(
         devices=8, dp=8, tp=1, ep=8, expert_tp=1, slots=2, placement="contiguous", kernel="nccl",
         instances=1, cp=1, pp=1, more="", stages=None,
+        precision="{experts: bf16, dense: bf16, dispatch: fp8, combine: bf16, kv: bf16}",
         workload="{kind: decode, sequences_per_rank: 16, context: 100}",
     ):  # fmt: skip
         text = SCENARIO.format(
             devices=devices, dp=dp, tp=tp, ep=ep, expert_tp=expert_tp, slots=slots, placement=placement,
             kernel=kernel, instances=instances, workload=workload, cp=cp, pp=pp,
-            more=more and f", {more}", stages=f"stages: {stages}" if stages else "",
+            more=more and f", {more}", stages=f"stages: {stages}" if stages else "", precision=precision,
         )  # fmt: skip
         return assemble(parse(text, str(tmp_path / "a.yaml")))
 
