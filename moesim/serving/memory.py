@@ -9,6 +9,7 @@ from moesim.serving.policy import Policy
 from moesim.units import format_bytes
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.footprint import footprint, kv_bytes
+from moesim.workload.stage import stages_of
 
 
 def kv_capacity(deployment: Deployment, policy: Policy, context: int) -> float:
@@ -25,7 +26,10 @@ def kv_capacity(deployment: Deployment, policy: Policy, context: int) -> float:
         policy.memory_share * hbm - weights - policy.other_bytes,
         policy.free_share * (hbm - weights - policy.other_bytes),
     )
-    per_token = kv_bytes(deployment, context) / context
+    stages = stages_of(deployment)
+    of_stage = [[deployment.model.layers[index] for index in stage.layers] for stage in stages]
+    fullest = max(kv_bytes(deployment, context, layers) for layers in of_stage)
+    per_token = fullest / context / deployment.parallelism.cp
     if left < per_token * policy.block_tokens:
         raise Infeasible(
             f"no room for a KV cache: weights take {format_bytes(weights)} of {format_bytes(hbm)} on every device, "

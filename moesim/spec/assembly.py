@@ -118,11 +118,13 @@ def assemble(
     model: MoEModel | None = None,
     trace: RouterTrace | None = None,
     placement: Placement | None = None,
+    fits: bool = True,
 ) -> Assembly:
     """Build everything a scenario names. Raises InvalidInput with every problem of the file that can be told.
 
     model, trace, placement: take these instead of those that the scenario names, as studies do that vary them. The
-    whole trace is replayed under a placement that was learned elsewhere.
+    whole trace is replayed under a placement that was learned elsewhere. fits: refuse a batch that does not fit in HBM;
+    false where it is a pool of tokens that no step runs as a whole.
     """
     try:
         scenario = document.check(Scenario)
@@ -180,7 +182,7 @@ def assemble(
     )
     draft = tell.now(lambda: _draft(scenario, deployment, document), "workload.speculative")
     # What cannot fit whatever is routed is said before a token is.
-    if scenario.offload is None:
+    if scenario.offload is None and fits:
         needs = footprint(deployment, batch, received=0, **scenario.memory.shares())
         check_fits(
             needs if draft is None else speculative_footprint(needs, draft, batch),

@@ -183,6 +183,10 @@ def assemble_serving(name_or_path: str, changes: Iterable[str] = ()) -> ServingA
 def serving_assembly(document: Document) -> ServingAssembly:
     """`assemble_serving` for a document that is already read."""
     scenario = document.check(ServingScenario)
+    degrees = scenario.parallelism
+    if scenario.steps.kind == "stack" and degrees.pp * degrees.cp > 1:
+        problem = "kernel tables price one stage without context parallelism; write simulated, or pp: 1 and cp: 1"
+        raise document.locate(InvalidInput(Problem(problem, "steps.kind")))
     try:
         requests = _requests(scenario, document.file)
     except InvalidInput as error:
@@ -190,12 +194,12 @@ def serving_assembly(document: Document) -> ServingAssembly:
     if scenario.elastic is not None and scenario.elastic.fewest > scenario.servers:
         told = f"{scenario.elastic.fewest} are more than the {scenario.servers} servers there are; write fewer"
         raise InvalidInput(document.problem("elastic.fewest", told))
-    decode = assemble(_step_document(document, {}))
+    decode = assemble(_step_document(document, {}), fits=False)
     prefill = None
     if scenario.prefill is not None:
         keys = ("cluster", "parallelism", "placement")
         own = {key: document.data["prefill"][key] for key in keys if key in document.data["prefill"]}
-        prefill = assemble(_step_document(document, own))
+        prefill = assemble(_step_document(document, own), fits=False)
     return ServingAssembly(document, scenario, requests, decode, prefill)
 
 

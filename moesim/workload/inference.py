@@ -90,7 +90,8 @@ def _step(
     ledger: Ledger,
 ) -> Step:
     placed = tuple(s.index for index in deployment.model.moe_layers for s in stages if index in s.layers)
-    cut = cut_batch(batch, routes, deployment.microbatches, deployment.instances)
+    fewest = int(batch.sequences.min()) if batch.sequences.size else 0  # small batches make fewer micro-batches
+    cut = cut_batch(batch, routes, max(1, min(deployment.microbatches, fewest)), deployment.instances)
     splits = [[StepSplit(deployment, stage, *part, ledger) for part in cut] for stage in stages]
     if len(stages) == 1:
         emit, after = Emitter(stages[0].ranks.ravel()), ()

@@ -189,7 +189,7 @@ def test_an_unknown_stack_is_refused_where_nothing_was_measured_too(moesim):
             "parallelism.cp: cp cuts a prompt into 16 runs",
         ),
         ({"precision.attention": "nvfp4"}, "precision.attention: nvfp4 × nvfp4 runs at fp4, which h100 lacks"),
-        ({"precision.router": "int4", "precision.head": "mxfp9"}, "precision.head: 'mxfp9' is unknown; did you mean 'mxfp8'"),
+        ({"precision.head": "mxfp9"}, "precision.head: 'mxfp9' is unknown; did you mean 'mxfp8'"),
     ],
 )
 def test_degrees_and_formats_that_cannot_be(moesim, changes, said):
