@@ -95,7 +95,7 @@ def _draw(table, grid, metric: str, path: Path) -> None:
         numbers = [column for column in table.select_dtypes("number") if column not in grid.fields]
         known = did_you_mean(metric, numbers) or f"; write one of {', '.join(numbers)}"
         raise InvalidInput(Problem(f"no figure is named {metric!r}{known}", "--metric"))
-    if draw_sweep(table, grid.fields, metric, path, Path(grid.base.file).name.removesuffix(".yaml")):
+    if draw_sweep(table, grid.leading, metric, path, Path(grid.base.file).name.removesuffix(".yaml")):
         note(f"wrote {path}")
 
 

@@ -47,6 +47,11 @@ class Grid:
         """The varied fields."""
         return tuple(field for axis in self.axes for field in axis)
 
+    @property
+    def leading(self) -> tuple[str, ...]:
+        """One field of each axis, that with most values: enough to tell its steps apart."""
+        return tuple(max(axis, key=lambda field: len({as_text(value) for value in axis[field]})) for axis in self.axes)
+
 
 def parse_axis(text: str) -> dict[str, list[object]]:
     """``field=a,b,c`` as an axis; ``field+field=a,b,c`` gives several fields the same value. Values are YAML."""

@@ -1,6 +1,8 @@
 """Baselines: what blocks, what is reported, and what an update writes. The last test guards moesim's own models."""
 
+import re
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,10 +10,14 @@ import yaml
 from moesim.errors import InvalidInput
 from moesim.report.check_formats import as_text
 from moesim.spec import library
+from moesim.spec.baseline_file import BaselineFile
+from moesim.spec.loading import parse
+from moesim.spec.sweep_file import SweepFile
 from moesim.study.baseline import add, new_baseline, read_baseline, shipped_baseline, write_baseline
 from moesim.study.changed_lines import places
 from moesim.study.check import check, regressions
 
+ROOT = Path(__file__).parents[2]
 SCENARIO = "mixtral-8x7b-h100"
 ANCHOR = {"scenario": SCENARIO, "metric": "step_time_s", "measured": 0.016, "source": "a stopwatch"}
 
@@ -220,6 +226,21 @@ def test_a_check_is_a_table(recorded):
     result = recorded()
     assert result.table()["verdict"].tolist() == ["ok"] * 6
     assert result._repr_html_().startswith("<table")
+
+
+@pytest.mark.parametrize(
+    ("page", "begins", "schema"), [("ci", "schema_version", BaselineFile), ("sweeps", "# yaml-language", SweepFile)]
+)
+def test_the_files_of_the_pages_can_be_read(page, begins, schema):
+    text = (ROOT / "docs" / f"{page}.md").read_text(encoding="utf-8")
+    (block,) = (block for block in re.findall(r"```yaml\n(.*?)```", text, flags=re.S) if block.startswith(begins))
+    assert parse(block).check(schema)
+
+
+def test_the_hook_runs_a_command_that_there_is():
+    (hook,) = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text())
+    assert (hook["id"], hook["entry"], hook["pass_filenames"]) == ("moesim-check", "moesim check", False)
+    assert re.search(hook["files"], "profiles/mine.yaml")
 
 
 def test_moesim_predicts_what_its_baseline_records():

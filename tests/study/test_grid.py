@@ -24,6 +24,7 @@ def test_axes_multiply_and_the_last_is_fastest():
 def test_fields_of_one_axis_change_together():
     grid = read_grid(SCENARIO, [{"cluster.devices": [4, 8], "parallelism.tp": [4, 8], "parallelism.ep": [4, 8]}])
     assert [point.document.data["parallelism"]["tp"] for point in grid.points] == [4, 8]
+    assert grid.leading == ("cluster.devices",)
     assert parse_axis("parallelism.tp+parallelism.ep=4,8") == {"parallelism.tp": [4, 8], "parallelism.ep": [4, 8]}
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import pandas as pd
 import pytest
@@ -186,14 +187,31 @@ def test_a_scheduler_that_is_none(tmp_path, monkeypatch, scheduler, said):
     assert said in str(caught.value)
 
 
+def test_a_worker_of_another_version_is_refused(tmp_path, monkeypatch):
+    @contextmanager
+    def old(scheduler, jobs):
+        yield lambda function, tasks: (
+            (key, result | {"moesim_version": "0.0.1"}) for key, result in map(function, tasks)
+        )
+
+    monkeypatch.setattr(sweeping, "executor", old)
+    with pytest.raises(InvalidInput, match=r"a worker has moesim 0\.0\.1, this is"):
+        sweep(SCENARIO, {"seed": [1]}, folder=tmp_path)
+    assert not list((tmp_path / "runs").glob("*"))
+
+
 def dask_worker(address):
     command = [sys.executable, "-m", "distributed.cli.dask_worker", address, "--nthreads", "1", "--no-nanny"]
     return subprocess.Popen([*command, "--no-dashboard"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
-def test_a_dask_cluster_that_loses_a_worker_half_way(tmp_path):
+def test_a_dask_cluster_that_loses_a_worker_half_way(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
+        with monkeypatch.context() as patch:
+            patch.setattr("moesim.study.schedulers._CONNECT_S", 0.5)
+            with pytest.raises(InvalidInput, match="has no workers; start some with: dask worker tcp://"):
+                sweep(SCENARIO, {"seed": [1]}, folder=tmp_path, scheduler=cluster.scheduler_address)
         workers = [dask_worker(cluster.scheduler_address) for _ in range(2)]
         try:
             with distributed.Client(cluster) as client:
