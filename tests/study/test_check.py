@@ -4,6 +4,7 @@ import re
 import subprocess
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -13,19 +14,37 @@ from moesim.spec import library
 from moesim.spec.baseline_file import BaselineFile
 from moesim.spec.loading import parse
 from moesim.spec.sweep_file import SweepFile
+from moesim.study import check as checking
 from moesim.study.baseline import add, new_baseline, read_baseline, shipped_baseline, write_baseline
 from moesim.study.changed_lines import places
 from moesim.study.check import check, regressions
+from moesim.study.run import scenario_hash
+from moesim.study.scenarios import attempt
+from moesim.study.validate import sample_tables
 
 ROOT = Path(__file__).parents[2]
 SCENARIO = "mixtral-8x7b-h100"
 ANCHOR = {"scenario": SCENARIO, "metric": "step_time_s", "measured": 0.016, "source": "a stopwatch"}
 
 
+@pytest.fixture(scope="module")
+def results():
+    """What came of each scenario that was run, for the tests that look at comparisons only."""
+    return {}
+
+
 @pytest.fixture
-def recorded(tmp_path):
+def recorded(tmp_path, results, monkeypatch):
     """Record a baseline, change its data by hand, and check: ``found = recorded(lambda data: …)``."""
     path = tmp_path / "baseline.yaml"
+
+    def once(document):
+        key = scenario_hash(document)
+        if key not in results:
+            results[key] = attempt(document)
+        return results[key]
+
+    monkeypatch.setattr(checking, "attempt", once)
 
     def run(change=lambda data: None, **parts):
         document = add(new_baseline(path), [SCENARIO])
@@ -102,6 +121,7 @@ def test_a_fault_blocks_and_names_it(recorded, tmp_path, monkeypatch):
         raise ZeroDivisionError("a fault")
 
     recorded()
+    monkeypatch.setattr(checking, "attempt", attempt)
     monkeypatch.setattr("moesim.study.scenarios.run_document", fault)
     result = check(tmp_path / "baseline.yaml")
     assert result.blocks
@@ -138,11 +158,15 @@ def test_an_anchor_whose_error_grows_blocks(recorded, worse, verdict):
     assert "measured 0.016" in finding.message
 
 
-def test_a_table_whose_errors_grow_blocks(recorded):
-    def change(data):
-        data["tables"]["collective"]["errors"] |= {"median_ape": 0.0, "refused": -1.0}
+def test_a_table_whose_errors_grow_blocks(recorded, tmp_path):
+    sample = next(path for path in sample_tables() if path.stem == "collective")
+    table = pd.read_parquet(sample)
+    table[table["hardware"] == "h100"].head(40).to_csv(tmp_path / "mine.csv", index=False)
 
-    result = recorded(change, tables={"collective": {"table": "collective"}})
+    def change(data):
+        data["tables"]["mine"]["errors"] |= {"median_ape": 0.0, "refused": -1.0}
+
+    result = recorded(change, tables={"mine": {"table": "mine.csv"}})
     assert [finding.figure for finding in regressions(result.findings)] == ["median_ape", "refused"]
     assert of(result, "p90_ape").verdict == "ok"
 
