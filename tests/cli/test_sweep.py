@@ -50,5 +50,7 @@ def test_options_that_cannot_be(moesim, tmp_path):
     assert "is a file" in err
     assert "write I/N" in moesim("sweep", SCENARIO, *GRID, "--shard", "3")[2]
     assert "from 1 on" in moesim("sweep", SCENARIO, *GRID[:-1], 0, "--out", tmp_path / "out")[2]
-    said = moesim("sweep", SCENARIO, "--over", "seed=1", "--out", tmp_path / "out", "--metric", "step_tim_s")[2]
+    said = moesim(
+        "sweep", SCENARIO, "--over", "seed=1", "--jobs", 1, "--out", tmp_path / "o", "--metric", "step_tim_s"
+    )[2]
     assert "did you mean 'step_time_s'" in said
