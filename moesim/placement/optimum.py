@@ -93,16 +93,17 @@ def _solve(load: np.ndarray, ranks: int, slots: int, time_limit_s: float) -> tup
     cost = np.zeros(x.size + y.size + 1)
     cost[-1] = 1
     matrix, low, high = total
+    scale = load.sum() / ranks or 1.0
+    lower = np.append(np.zeros(x.size + y.size), simple_bound(load[None], ranks, slots)[0] / scale * (1 - 1e-9))
     upper = np.append(np.ones(x.size + y.size), np.inf)
     integrality = np.append(np.ones(x.size + y.size), 0)
     result = milp(
         cost,
         integrality=integrality,
-        bounds=Bounds(0, upper),
+        bounds=Bounds(lower, upper),
         constraints=LinearConstraint(matrix, low, high),
         options={"time_limit": time_limit_s, "mip_rel_gap": 1e-6},
     )
-    scale = load.sum() / ranks or 1.0
     bound = (result.mip_dual_bound or 0.0) * scale
     if result.x is None:
         return None, bound

@@ -11,13 +11,20 @@ from moesim.spec.assembly import assemble, read_scenario
 from moesim.study.migration import migration
 from moesim.study.place import place, place_json
 
+# Eight experts on four GPUs of one server: the optimum takes milliseconds.
+ONE_SERVER = (
+    "cluster.devices=4",
+    "parallelism={attention_dp: 4, ep: 4}",
+    "workload.sequences_per_rank=16",
+    "placement.slots_per_rank=2",
+)
 SMALL = ("workload.sequences_per_rank=16", "placement.slots_per_rank=1")
 SCENARIO = "placement-mixtral-h100"
 
 
 @pytest.fixture(scope="module")
 def study():
-    return place(SCENARIO, SMALL, policies=["contiguous", "random", "eplb", "optimal"], every=100)
+    return place(SCENARIO, ONE_SERVER, policies=["contiguous", "random", "eplb", "optimal"], every=100)
 
 
 def test_no_policy_beats_the_optimum_on_what_it_learned(study):
@@ -76,7 +83,7 @@ def counted(path, seed, name):
 
 def test_counts_of_one_workload_are_judged_by_those_of_another(tmp_path):
     first, second = counted(tmp_path, 0, "first"), counted(tmp_path, 1, "second")
-    changes = (*SMALL, f"routing={{kind: bootstrap, table: {second}}}")
+    changes = (*ONE_SERVER, f"routing={{kind: bootstrap, table: {second}}}")
     study = place(SCENARIO, changes, policies=["contiguous", "replicate_hot"], learn=str(first), judge_on=[str(first)])
     table = study.table.set_index("name")
     assert study.workloads.learned.load is not None
@@ -116,6 +123,6 @@ def test_too_few_slots_are_named():
     with pytest.raises(InvalidInput, match=r"placement\.slots_per_rank: 8 experts on 4 ranks need at least 2 slots"):
         place(
             SCENARIO,
-            ("cluster.devices=4", "parallelism={attention_dp: 4, ep: 4}", "workload.sequences_per_rank=4"),
+            (*ONE_SERVER[:3], "placement.slots_per_rank=1"),
             policies=["eplb"],
         )
