@@ -119,9 +119,9 @@ def _meeting(programs: Sequence[Program]) -> list[list[Program]]:
     """Programs in sets that share collectives or links, directly or through others."""
     sets: list[tuple[set, list[Program]]] = []
     for program in programs:
-        transfers = [op.transfer for op in program.ops if op.transfer is not None]
-        links = np.unique(np.concatenate([t.links for t in transfers])) if transfers else ()
-        touched, members = {("link", int(link)) for link in links} | {id(t) for t in transfers}, [program]
+        transfers = {id(op.transfer): op.transfer for op in program.ops if op.transfer is not None}
+        links = np.unique(np.concatenate([t.links for t in transfers.values()])) if transfers else ()
+        touched, members = {("link", int(link)) for link in links} | transfers.keys(), [program]
         apart = []
         for others, known in sets:
             if touched.isdisjoint(others):

@@ -81,41 +81,49 @@ def layer_traffic(
         return LayerTraffic(tokens, tokens.sum(axis=1), copies)
     if level not in LEVELS:
         raise ValueError(f"level {level!r} is not one of {', '.join(LEVELS)}")
-    distinct = _distinct(source, destination, valid, ranks, ranks)
-    copies = distinct if level == "rank" else _through_servers(source, destination, valid, node, distinct)
+    distinct = copies = distinct_places(source, destination, valid, ranks, ranks)
+    if level == "node":
+        server = np.unique(node, return_inverse=True)[1]
+        crossing = distinct_places(source, server[destination], valid, ranks, int(server.max()) + 1)
+        copies = through_servers(node, distinct, crossing)
     return LayerTraffic(tokens, distinct.sum(axis=0), copies)
 
 
-def _distinct(
+def distinct_places(
     source: np.ndarray, destination: np.ndarray, valid: np.ndarray | EllipsisType, ranks: int, places: int
 ) -> np.ndarray:
-    """Tokens [rank, place] of each source rank with at least one of their destinations [token, k] at the place."""
-    here = np.zeros(destination.shape[0] * places, dtype=np.uint8)
-    here[(np.arange(destination.shape[0])[:, None] * places + destination)[valid].ravel()] = 1
+    """Tokens [rank, place] of each source rank with at least one of their destinations [token, k] at the place.
+
+    source: [token], in rising order, of `ranks`. valid: [token, k] which destinations count, or an ellipsis for all.
+    """
+    tokens, width = destination.shape[0], -(-places // 8) * 8
+    here = np.zeros(tokens * width, dtype=np.uint8)
+    here[(np.arange(tokens)[:, None] * width + destination)[valid].ravel()] = 1
     first = np.flatnonzero(np.diff(source, prepend=-1))
     count = np.zeros((ranks, places), dtype=np.int64)
     if first.size:
-        count[source[first]] = np.add.reduceat(here.reshape(-1, places), first, axis=0, dtype=np.int32)
+        # Bytes are added eight at a time: runs of at most 255 tokens cannot carry into the next.
+        runs = -(-np.diff(first, append=tokens) // 255)
+        run = np.cumsum(runs) - runs
+        begin = np.repeat(first, runs) + 255 * (np.arange(runs.sum()) - np.repeat(run, runs))
+        words = np.add.reduceat(here.view(np.uint64).reshape(tokens, -1), begin, axis=0)
+        sums = words.view(np.uint8).reshape(len(begin), width)[:, :places]
+        count[source[first]] = np.add.reduceat(sums, run, axis=0, dtype=np.int64)
     return count
 
 
-def _through_servers(
-    source: np.ndarray,
-    destination: np.ndarray,
-    valid: np.ndarray | EllipsisType,
-    node: np.ndarray,
-    distinct: np.ndarray,
-) -> np.ndarray:
-    """One copy to each other server, received by the peer with the sender's local index, which fans it out there.
+def through_servers(node: np.ndarray, distinct: np.ndarray, crossing: np.ndarray) -> np.ndarray:
+    """Copies [source, destination] where one copy goes to each other server, is received by the peer with the sender's
+    local index, and fanned out there.
 
-    A server smaller than the sender's takes the copy on its last rank. distinct: copies [source, destination] with one
-    for each rank.
+    A server smaller than the sender's takes the copy on its last rank. distinct: [source, destination] copies with one
+    for each rank; crossing: [source, server] with one for each server, the sender's own not looked at.
     """
     ranks = len(distinct)
     _, first, server, size = np.unique(node, return_index=True, return_inverse=True, return_counts=True)
     local = np.arange(ranks) - first[server]
     peer = first[None, :] + np.minimum(local[:, None], size[None, :] - 1)  # [rank, server]
-    crossing = _distinct(source, server[destination], valid, ranks, size.size)
+    crossing = crossing.copy()
     crossing[np.arange(ranks), server] = 0
 
     copies = np.zeros((ranks, ranks), dtype=np.int64)

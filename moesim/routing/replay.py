@@ -91,6 +91,14 @@ def replay(
     return Routes(ids, count, offsets, drawn, reused, trace.synthetic)
 
 
+def phase_tokens(trace: RouterTrace, phase: str) -> int:
+    """Tokens of a trace that a replay of the phase may draw; one step of so many draws each of them once.
+
+    Raises InvalidInput as `replay` does.
+    """
+    return _line(trace, phase).size
+
+
 def split(trace: RouterTrace, share: float) -> tuple[RouterTrace, RouterTrace]:
     """Cut a trace by whole sequences into a part to learn a placement on and a part to judge it by.
 
