@@ -39,6 +39,9 @@ def run(
     if out is not None:
         check_folder(out)  # before the work, so that a bad place costs nothing
     result = run_scenario(scenario, changes=change or ())
+    if "mfu" in result.metrics:
+        _show_training(result, json, out)
+        return
     if out is not None:
         from moesim.report.step import write_link_report, write_step_report
 
@@ -51,6 +54,20 @@ def run(
         _print(result.metrics)
         if links:
             _print_links(result)
+
+
+def _show_training(result, json: bool, out: Path | None) -> None:
+    from moesim.cli.training import print_training
+
+    if out is not None:
+        from moesim.report.training import write_training_report
+
+        for path in write_training_report(result, out):
+            note(f"wrote {path}")
+    if json:
+        print_json(result.metrics)
+    else:
+        print_training(result.metrics)
 
 
 def _print(metrics: dict) -> None:

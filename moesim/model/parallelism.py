@@ -178,12 +178,8 @@ def training_parallelism(
     """
     problems = []
     if devices % (tp * cp * pp):
-        problems.append(
-            Problem(
-                f"tp {tp} × cp {cp} × pp {pp} = {tp * cp * pp} does not divide {devices} devices; choose others",
-                _largest(tp=tp, cp=cp, pp=pp),
-            )
-        )
+        message = f"tp {tp} × cp {cp} × pp {pp} = {tp * cp * pp} does not divide {devices} devices; choose others"
+        problems += [Problem(message, f"parallelism.{name}") for name in _at_fault(devices, tp=tp, cp=cp, pp=pp)]
     elif dp is not None and dp != devices // (tp * cp * pp):
         whole = devices // (tp * cp * pp)
         problems.append(
@@ -213,8 +209,10 @@ def training_parallelism(
     )
 
 
-def _largest(**degrees: int) -> str:
-    return f"parallelism.{max(degrees, key=degrees.__getitem__)}"
+def _at_fault(devices: int, **degrees: int) -> list[str]:
+    """Degrees that divide the devices in no company, or else the largest."""
+    alone = [name for name, degree in degrees.items() if devices % degree]
+    return alone or [max(degrees, key=degrees.__getitem__)]
 
 
 def _mend(factor: int, devices: int) -> str:

@@ -130,7 +130,7 @@ def assemble(
         scenario = document.check(Scenario)
     except InvalidInput as error:
         raise InvalidInput([*error.problems, *_wrong_degrees(document)]) from None
-    tell = _Problems(document)
+    tell = Problems(document)
     model = model or tell.attempt(lambda: decoder(load_model(scenario.model, beside=document.file)), "")
     hardware = tell.attempt(lambda: load_profile(scenario.cluster.hardware, beside=document.file), "cluster")
     parallelism = tell.attempt(lambda: parallelism_of(scenario), "")
@@ -238,7 +238,7 @@ def _wrong_degrees(document: Document) -> tuple[Problem, ...]:
     return ()
 
 
-class _Problems:
+class Problems:
     """Collects what is wrong in independent parts of a document, so that all of it is told at once."""
 
     def __init__(self, document: Document):
@@ -260,6 +260,7 @@ class _Problems:
         return made
 
     def raise_any(self) -> None:
+        """Raise what was found, if anything."""
         if self._found:
             raise InvalidInput(self._found)
 

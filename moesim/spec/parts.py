@@ -150,15 +150,15 @@ def precision_of(scenario: Scenario, hardware: Hardware) -> PrecisionPolicy:
     names = {
         "experts": stated.experts,
         "dense": dense,
-        "expert_activations": stated.expert_activations or _activations_of(stated.experts),
-        "activations": stated.activations or _activations_of(dense),
+        "expert_activations": stated.expert_activations or activations_of(stated.experts),
+        "activations": stated.activations or activations_of(dense),
         "dispatch": stated.dispatch,
         "combine": stated.combine,
         "kv": stated.kv,
     }
     kinds = {}
     for kind, weights in finer.items():
-        own = _activations_of(weights) if kind == "router" else stated.activations or _activations_of(weights)
+        own = activations_of(weights) if kind == "router" else stated.activations or activations_of(weights)
         kinds[kind] = (PRECISIONS[weights], PRECISIONS[own])
     policy = PrecisionPolicy(**{kind: PRECISIONS[name] for kind, name in names.items()}, kinds=kinds)
     products = {"experts": (policy.experts, policy.expert_activations), **kinds}
@@ -178,7 +178,8 @@ def precision_of(scenario: Scenario, hardware: Hardware) -> PrecisionPolicy:
     return policy
 
 
-def _activations_of(weights: str) -> str:
+def activations_of(weights: str) -> str:
+    """What weights of a format are multiplied with unless the scenario says otherwise."""
     return "bf16" if weights in _WEIGHT_ONLY else weights
 
 

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from moesim.placement.policies import POLICIES
 from moesim.spec.expected import Expected
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
+from moesim.spec.placement_options import PlacementOptions
 from moesim.spec.routing import Routing
 from moesim.spec.scenario import Cluster, Count, Format, Memory, Network
 from moesim.workload.training.optimizer import OPTIMIZERS
@@ -76,13 +76,13 @@ class TrainingOverlap(Spec):
     """What hides behind what.
 
     gradients: each stage reduces its gradients while it still computes. parameters: the weights updated by ZeRO's
-    shards are gathered beside the first forwards. all_to_all: dispatch and combine hide behind nothing, behind the
-    shared expert, or behind the other half of a forward-backward pair (what DualPipe always does).
+    shards are gathered beside the first forwards. shared_expert: it computes while tokens are dispatched.
+    Forwards beside backwards are a matter of the schedule (``pairs``, DualPipe).
     """
 
     gradients: bool = True
     parameters: bool = True
-    all_to_all: Literal["none", "shared_expert", "pairs"] = "none"
+    shared_expert: bool = False
 
 
 class TrainingScenario(Spec):
@@ -100,7 +100,7 @@ class TrainingScenario(Spec):
     optimizer: kinds(OPTIMIZERS)
     overlap: TrainingOverlap = TrainingOverlap()
     routing: Routing
-    placement: kinds(POLICIES)
+    placement: PlacementOptions
     network: Network = Network()
     memory: Memory = Memory()
     software: str | None = None

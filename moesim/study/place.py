@@ -27,7 +27,7 @@ from moesim.study.metrics import rounded
 from moesim.study.place_bench import Bench, Judged
 from moesim.study.place_table import cross_node_bytes, policy_table
 from moesim.study.place_workloads import Workloads, workloads
-from moesim.study.run import SCHEMA_VERSION, scenario_hash
+from moesim.study.record import SCHEMA_VERSION, scenario_hash
 
 Progress = Callable[[str, int, int], None]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -15,16 +13,17 @@ from moesim.network.fidelity import FIDELITIES
 from moesim.spec.assembly import Assembly, assemble, read_scenario
 from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
+from moesim.spec.training_assembly import is_training
 from moesim.study.metrics import per_step, rounded, step_metrics
 from moesim.study.offload import offload_metrics, offload_needs, simulate_offload
+from moesim.study.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.routing_facts import dropping_metrics, router_metrics
 from moesim.study.speculative import speculative_metrics
+from moesim.study.train import TrainingResult, run_training
 from moesim.workload.footprint import Footprint, check_fits, footprint, largest_batch
 from moesim.workload.inference import Step, inference_step
 from moesim.workload.remedies import remedies
 from moesim.workload.speculative import speculative_footprint, speculative_step
-
-SCHEMA_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -37,13 +36,16 @@ class Result:
     metrics: dict[str, object]
 
 
-def run_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Result:
+def run_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Result | TrainingResult:
     """Simulate a scenario, by name or path. changes: ``field=value`` texts that replace fields of the file.
 
-    Raises InvalidInput with every problem of the file, or Infeasible when the step does not fit in HBM.
+    A workload of kind ``training`` gives a `TrainingResult`. Raises InvalidInput with every problem of the file, or
+    Infeasible when the step does not fit in HBM.
     """
     changes = tuple(changes)
     document = read_scenario(name_or_path, changes)
+    if is_training(document):
+        return run_training(document, changes)
     return run_assembly(document, assemble(document), changes)
 
 
@@ -109,9 +111,3 @@ def _simulated(assembly: Assembly) -> tuple[Step, Timeline, Footprint, int]:
     check_fits(needs, lambda: remedies(assembly.deployment, assembly.batch, step.most_received, **memory))
     rates = FIDELITIES[assembly.scenario.network.fidelity].rates
     return step, simulate(step.programs, rates, assembly.deployment.network.capacity), needs, drafting
-
-
-def scenario_hash(document: Document) -> str:
-    """SHA-256 of the scenario's data, whatever its comments and layout; 16 hexadecimal digits."""
-    canonical = json.dumps(document.data, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]

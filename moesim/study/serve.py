@@ -28,7 +28,7 @@ from moesim.spec.parts import overlap_of
 from moesim.spec.serving_constants import Fitted, load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, assemble_serving
 from moesim.study.metrics import rounded
-from moesim.study.run import SCHEMA_VERSION, scenario_hash
+from moesim.study.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.scaling import elastic_rule
 from moesim.workload.footprint import kv_bytes
 

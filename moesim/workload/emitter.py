@@ -52,6 +52,19 @@ class Emitter:
             return self.compute(piece.kind, layer, piece.seconds, after)
         return self.communicate(piece.kind, layer, piece.transfer, after, piece.compute_share)
 
+    def write(
+        self,
+        kind: str,
+        layer: int,
+        stream: str,
+        after: tuple[int, ...],
+        seconds: np.ndarray | None = None,
+        transfer: Transfer | None = None,
+        compute_share: float = 0.0,
+    ) -> int:
+        """Any operation on any stream."""
+        return self._add(Op(_name(kind, layer), kind, layer, stream, seconds, after, transfer, compute_share))
+
     def program(self) -> Program:
         """What was written."""
         return Program(self.ranks, tuple(self.ops))

@@ -8,9 +8,14 @@ import pytest
 
 from moesim.spec import library
 from moesim.spec.assembly import read_scenario
+from moesim.spec.training_assembly import is_training
 
-# Scenarios of one step; those of a server have a load instead of a workload.
-SCENARIOS = [name for name in library.names("scenario") if "workload" in read_scenario(name).data]
+# Scenarios of one inference step; those of a server have a load instead of a workload.
+SCENARIOS = [
+    name
+    for name in library.names("scenario")
+    if "workload" in read_scenario(name).data and not is_training(read_scenario(name))
+]
 PROMISED = {
     "schema_version", "scenario", "scenario_hash", "seed", "step_time_s", "tpot_s", "tokens_per_s_per_device",
     "lower_bound_s", "upper_bound_s", "breakdown_s", "exposed_communication_s", "hbm_bytes",

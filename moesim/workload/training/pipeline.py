@@ -2,7 +2,8 @@
 
 A hand-over is one `Transfer` that the programs of both ranks share; it runs once for each microbatch. A receive is
 posted one step ahead, as engines do whose sends and receives are asynchronous, so that a message flies while its
-receiver still computes.
+receiver still computes. A step of the schedule begins when the one before has ended, its last collective included:
+frameworks launch the work of one microbatch after the other.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ class _Stage:
     before: After = ()  # and the one before it: a receive is posted when the latest step begins
 
     def run(self, step: tuple[Task, ...]) -> None:
-        after = tuple((*self._received(task), *self._own(task)) for task in step)
+        after = tuple((*self._received(task), *self._own(task), *self.ended) for task in step)
         ends = self.write(self.emit, self.rank, step, after)
         for task, end in zip(step, ends, strict=True):
             if task.phase != WEIGHT:

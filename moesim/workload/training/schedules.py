@@ -68,16 +68,18 @@ def gpipe(stages: int, microbatches: int) -> Schedule:
     return _straight([order] * stages, microbatches)
 
 
-def one_forward_one_backward(stages: int, microbatches: int) -> Schedule:
+def one_forward_one_backward(stages: int, microbatches: int, *, pairs: bool = False) -> Schedule:
     """1F1B: as early backwards as can be (PipeDream-Flush, Narayanan et al. 2021). GPipe's bubble, min(p − rank, m)
-    microbatches in flight."""
-    return _straight([_one_f_one_b(stages, rank, microbatches) for rank in range(stages)], microbatches)
+    microbatches in flight. pairs: each forward runs beside a backward, one more microbatch ahead, so that the exchanges
+    of one hide behind the products of the other."""
+    return _straight([_one_f_one_b(stages, rank, microbatches, pairs) for rank in range(stages)], microbatches)
 
 
-def interleaved(stages: int, microbatches: int, *, virtual_stages: int = 2) -> Schedule:
-    """Interleaved 1F1B: each rank holds `virtual_stages` parts (Narayanan et al. 2021). Bubble (p − 1)(F + B)/v."""
+def interleaved(stages: int, microbatches: int, *, virtual_stages: int = 2, pairs: bool = False) -> Schedule:
+    """Interleaved 1F1B: each rank holds `virtual_stages` parts (Narayanan et al. 2021). Bubble (p − 1)(F + B)/v.
+    pairs: as in `1f1b` (Megatron's overlap of expert-parallel exchanges)."""
     if virtual_stages == 1 or stages == 1:
-        return one_forward_one_backward(stages, microbatches)
+        return one_forward_one_backward(stages, microbatches, pairs=pairs)
     if microbatches % stages:
         raise _too_few(microbatches, f"interleaved needs a multiple of the {stages} stages (parallelism.pp)")
     chunks, total = virtual_stages, microbatches * virtual_stages
@@ -90,10 +92,10 @@ def interleaved(stages: int, microbatches: int, *, virtual_stages: int = 2) -> S
 
     orders = []
     for rank in range(stages):
-        warmup = min(2 * (stages - rank - 1) + (chunks - 1) * stages, total)
+        warmup = min(2 * (stages - rank - 1) + (chunks - 1) * stages + pairs, total)
         order = [(task(k, FORWARD),) for k in range(warmup)]
         for k in range(total - warmup):
-            order += [(task(warmup + k, FORWARD),), (task(k, BACKWARD),)]
+            order += _beside(task(warmup + k, FORWARD), task(k, BACKWARD), pairs)
         order += [(task(k, BACKWARD),) for k in range(total - warmup, total)]
         orders.append(order)
     path = tuple((rank, chunk) for chunk in range(chunks) for rank in range(stages))
@@ -107,7 +109,7 @@ def zero_bubble(stages: int, microbatches: int) -> Schedule:
     for rank in range(stages):
         order: list[tuple[Task, ...]] = []
         started = done = 0
-        for (task,) in _one_f_one_b(stages, rank, microbatches):
+        for (task,) in _one_f_one_b(stages, rank, microbatches, pairs=False):
             if task.phase == FORWARD:
                 order.append((task,))
                 continue
@@ -150,12 +152,16 @@ SCHEDULES: dict[str, Callable[..., Schedule]] = {
 }
 
 
-def _one_f_one_b(stages: int, rank: int, microbatches: int) -> list[tuple[Task, ...]]:
-    warmup = min(stages - rank - 1, microbatches)
+def _one_f_one_b(stages: int, rank: int, microbatches: int, pairs: bool) -> list[tuple[Task, ...]]:
+    warmup = min(stages - rank - 1 + pairs, microbatches)
     order = [(Task(FORWARD, m),) for m in range(warmup)]
     for m in range(microbatches - warmup):
-        order += [(Task(FORWARD, warmup + m),), (Task(BACKWARD, m),)]
+        order += _beside(Task(FORWARD, warmup + m), Task(BACKWARD, m), pairs)
     return order + [(Task(BACKWARD, m),) for m in range(microbatches - warmup, microbatches)]
+
+
+def _beside(forward: Task, backward: Task, pairs: bool) -> list[tuple[Task, ...]]:
+    return [(forward, backward)] if pairs else [(forward,), (backward,)]
 
 
 class _Dual:

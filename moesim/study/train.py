@@ -1,0 +1,66 @@
+"""Run a training scenario: from a document to metrics."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import moesim
+from moesim.engine.simulate import simulate
+from moesim.engine.timeline import Timeline
+from moesim.errors import InvalidInput
+from moesim.network.fidelity import FIDELITIES
+from moesim.spec.loading import Document
+from moesim.spec.training_assembly import TrainingAssembly, assemble_training
+from moesim.study.metrics import rounded
+from moesim.study.record import SCHEMA_VERSION, scenario_hash
+from moesim.study.training_metrics import training_metrics
+from moesim.workload.training.footprint import check_fits
+from moesim.workload.training.step import TrainingStep, training_step
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrainingResult:
+    """A simulated training step. metrics: what ``--json`` prints; the rest is for pictures and further study."""
+
+    assembly: TrainingAssembly
+    step: TrainingStep
+    timeline: Timeline
+    metrics: dict[str, object]
+
+
+def run_training(document: Document, changes: tuple[str, ...] = ()) -> TrainingResult:
+    """Simulate a training scenario. changes: what was replaced in it, for the record.
+
+    Raises InvalidInput with every problem of the file, or Infeasible when a rank needs more than its HBM.
+    """
+    return run_training_assembly(document, assemble_training(document), changes)
+
+
+def run_training_assembly(
+    document: Document, assembly: TrainingAssembly, changes: tuple[str, ...] = ()
+) -> TrainingResult:
+    """Simulate an assembled training scenario. Raises Infeasible, and InvalidInput when the network cannot carry it."""
+    job = assembly.job
+    try:
+        step = training_step(job, assembly.line())
+    except InvalidInput as error:
+        raise document.locate(error, "cluster") from None
+    needs = check_fits(job, step.draws, reserve=assembly.scenario.memory.reserve)
+    timeline = simulate(step.programs, FIDELITIES[job.fidelity].rates, job.network.capacity)
+    metrics = {
+        "schema_version": SCHEMA_VERSION,
+        "moesim_version": moesim.__version__,
+        "scenario": assembly.name,
+        "scenario_hash": scenario_hash(document),
+        "title": assembly.title,
+        "changes": list(changes),
+        "description": assembly.scenario.description,
+        "seed": assembly.scenario.seed,
+        **training_metrics(job, step, timeline),
+        "lower_bound_s": timeline.lower_bound_s(),
+        "upper_bound_s": timeline.upper_bound_s(),
+        "hbm_bytes": needs.needed,
+        "hbm": {"capacity": needs.capacity, "by_kind": needs.by_kind()},
+        "provenance": assembly.provenance(),
+    }
+    return TrainingResult(assembly, step, timeline, rounded(metrics))

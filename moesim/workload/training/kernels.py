@@ -1,0 +1,123 @@
+"""Forward and backward kernels of training, each priced with its true shape by the cost models.
+
+A product y[t, n] = x[t, k]·W[k, n] has two gradients: of its input, dy[t, n]·Wᵀ[n, k], and of its weights,
+dyᵀ[n, t]·x[t, k], each with the forward's FLOPs. The weight gradient is added to the gradients accumulated so far,
+which it reads and writes in their own format.
+
+FP8 and narrower: every operand is cast where it is made, and a second copy is written transposed or scaled along the
+other axis, because the weight gradient contracts over tokens (DeepSeek-V3 report, section 3.3: 1×128 tiles forward,
+128×1 backward; Transformer Engine's cast-transpose). These passes, with attention, norms and communication in BF16, are
+why FP8 trains some 1.2 times as fast as BF16 and not twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim.cost.estimate import Cost
+from moesim.cost.gemm import gemm
+from moesim.cost.memory import memory_bound
+from moesim.hardware.precision import PRECISIONS, Precision
+from moesim.model.shapes import Projection
+from moesim.workload.training.job import Job
+
+BF16 = PRECISIONS["bf16"]
+_TILE_ROWS = 128  # grouped kernels pad the rows of each expert to a tile
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Span:
+    """Seconds with an 80 % interval; numbers or arrays. Errors of one kernel are correlated: bounds add up."""
+
+    seconds: np.ndarray | float = 0.0
+    low: np.ndarray | float = 0.0
+    high: np.ndarray | float = 0.0
+
+    def __add__(self, more: Span) -> Span:
+        return Span(self.seconds + more.seconds, self.low + more.low, self.high + more.high)
+
+    def __mul__(self, factor: float) -> Span:
+        return Span(self.seconds * factor, self.low * factor, self.high * factor)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Passes:
+    """What one part of a layer costs: forward, gradient of its inputs, gradient of its weights."""
+
+    forward: Span = Span()
+    input: Span = Span()
+    weight: Span = Span()
+
+    def __add__(self, more: Passes) -> Passes:
+        return Passes(self.forward + more.forward, self.input + more.input, self.weight + more.weight)
+
+
+def span(cost: Cost) -> Span:
+    """A cost without its shape where it is one number."""
+    parts = (cost.seconds, cost.low, cost.high)
+    return Span(*(float(part) if np.ndim(part) == 0 else np.asarray(part) for part in parts))
+
+
+def streamed(job: Job, forward_bytes: object, input_bytes: object = 0.0, kernels: int = 1) -> Passes:
+    """Element-wise passes that move so many bytes through HBM."""
+    return Passes(
+        span(memory_bound(job.machine, forward_bytes, kernels=kernels)),
+        span(memory_bound(job.machine, input_bytes, kernels=kernels)),
+    )
+
+
+def linear(job: Job, tokens: float, product: Projection, weights: Precision, activations: Precision) -> Passes:
+    """A projection of `tokens` rows. Batched products (one a head) cost as one with their joint output."""
+    n, k = product.n * product.used, product.k
+    return products(job, tokens, n, k, weights, activations) + Passes(
+        span(cast(job, tokens * k, activations)), span(cast(job, tokens * n, activations))
+    )
+
+
+def products(
+    job: Job, tokens: object, n: int, k: int, weights: Precision, activations: Precision, groups: object = 1.0
+) -> Passes:
+    """The three products of one matrix, operands already cast.
+
+    groups: how many experts' matrices of [k, n] share the rows evenly; their weights and gradients all move.
+    """
+    machine = job.machine
+    tokens, groups = np.asarray(tokens, dtype=float), np.asarray(groups, dtype=float)
+    options = {"weights": weights, "activations": activations, "quantise": False}
+    forward = span(gemm(machine, tokens, n, k, **options))
+    backward = span(gemm(machine, tokens, k, n, **options))
+    gradient = span(gemm(machine, n * groups, k, tokens / np.maximum(groups, 1), **options))
+    more_weights = _streaming(job, np.maximum(groups - 1, 0) * n * k * weights.bytes)
+    # The product writes BF16 where it should read and write accumulated gradients.
+    accumulated = _streaming(job, groups * n * k * (2 * job.formats.gradients.bytes - BF16.bytes))
+    some = tokens > 0
+    return Passes(
+        _beside(forward, more_weights), _beside(backward, more_weights), _beside(gradient, accumulated * some)
+    )
+
+
+def cast(job: Job, elements: object, precision: Precision) -> Cost:
+    """Cast BF16 elements to a narrow format, twice (rows and columns); nothing for BF16."""
+    narrow = precision.bytes < BF16.bytes
+    return memory_bound(job.machine, np.asarray(elements) * (BF16.bytes + 2 * precision.bytes) * narrow)
+
+
+def padded_rows(tokens: np.ndarray) -> np.ndarray:
+    """[...] rows of a grouped product of tokens [..., slots], each expert's padded to a tile."""
+    return np.ceil(np.asarray(tokens) / _TILE_ROWS).sum(axis=-1) * _TILE_ROWS
+
+
+def _streaming(job: Job, moved: np.ndarray) -> np.ndarray:
+    return moved / job.machine.device.hbm_bytes_per_s
+
+
+def _beside(product: Span, streaming: np.ndarray) -> Span:
+    """A product and traffic that overlaps with it as a product's own traffic does: (a² + b²)^½, the default overlap of
+    `moesim.cost.gemm`."""
+    seconds = np.hypot(product.seconds, streaming)
+    factor = np.divide(seconds, product.seconds, out=np.ones_like(seconds), where=np.asarray(product.seconds) > 0)
+    if np.ndim(seconds) == 0:
+        factor = float(factor)
+    return product * factor

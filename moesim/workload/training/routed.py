@@ -1,0 +1,129 @@
+"""Routing of a training step: which tokens reach which expert slots, and what the experts then cost.
+
+Every microbatch of every rank has its own tokens: ranks read a line of tokens on and on, as data loaders read a corpus.
+A step draws `windows` different sets of routes for the ranks of one expert-parallel group; group g works on draw
+``(microbatch + g) mod windows``, so no two neighbours in time or among the replicas see the same one. With as many
+windows as microbatches nothing is used twice.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim.cost.exchange import KERNELS
+from moesim.placement.line_traffic import line_traffic
+from moesim.routing.replay import Routes
+from moesim.workload.training import parts
+from moesim.workload.training.job import Job
+from moesim.workload.training.kernels import BF16, Passes, Span, cast, padded_rows, products, span, streamed
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Draws:
+    """Routes as counts, one row a draw and MoE layer. tokens: [draw, layer, ep rank, slot] token-expert pairs.
+    entering: [draw, layer, ep rank] tokens that arrive. copies: [draw, layer, source, destination]."""
+
+    tokens: np.ndarray
+    entering: np.ndarray
+    copies: np.ndarray
+
+    @property
+    def count(self) -> int:
+        """Number of draws."""
+        return len(self.tokens)
+
+
+def count_draws(job: Job, line: Routes) -> Draws:
+    """Count each draw's routes over the ranks of one expert-parallel group.
+
+    line: routes of the tokens that the ranks read on and on, one rank after the other and one draw after the other.
+    """
+    ep, tokens = job.parallelism.ep, job.owned_tokens
+    begin = (np.arange(job.windows)[:, None] * ep + np.arange(ep)) * tokens
+    node = job.cluster.node[job.parallelism.ep_groups[0]]
+    level = KERNELS[job.kernel].level if ep > 1 else "expert"
+    counted = []  # [layer][draw]
+    for layer, chosen in enumerate(line.ids):
+        count = None if line.count is None else line.count[layer]
+        counted.append(line_traffic(job.placement, layer, chosen, begin, tokens, level=level, node=node, count=count))
+    names = ("tokens", "entering", "copies")
+    return Draws(*(np.array([[getattr(t, name) for t in row] for row in counted]).swapaxes(0, 1) for name in names))
+
+
+def draw_of(job: Job, variant: int) -> np.ndarray:
+    """[expert_dp, expert_tp] the draw of each expert-parallel group of a stage, in microbatches of a variant."""
+    groups = np.arange(job.parallelism.expert_dp * job.parallelism.expert_tp)
+    return ((variant + groups) % job.windows).reshape(job.parallelism.expert_dp, job.parallelism.expert_tp)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ExpertCosts:
+    """Seconds of the experts for the draw that the first rank of an expert-tensor-parallel group works on.
+
+    passes, activation: arrays [draw, layer, ep rank]; activation is that part of passes.
+    """
+
+    passes: Passes
+    activation: Passes
+
+    def of(self, job: Job, row: int, variant: int, activation: bool = False) -> Passes:
+        """Costs [ranks of a stage], in the order of the stage's ranks, of a MoE layer in microbatches of a variant."""
+        priced = self.activation if activation else self.passes
+        first = draw_of(job, variant)[:, 0]  # [expert_dp]
+
+        def ranks(array: np.ndarray | float) -> np.ndarray:
+            chosen = np.broadcast_to(array, self._shape)[first, row]  # [expert_dp, ep]
+            return np.repeat(chosen.ravel(), job.parallelism.expert_tp)
+
+        spans = (priced.forward, priced.input, priced.weight)
+        return Passes(*(Span(*(ranks(getattr(part, n)) for n in ("seconds", "low", "high"))) for part in spans))
+
+    @property
+    def _shape(self) -> tuple[int, ...]:
+        return np.shape(self.passes.forward.seconds)
+
+
+def expert_costs(job: Job, draws: Draws) -> ExpertCosts:
+    """Price the routed experts of every draw, layer and rank; equal loads are priced once.
+
+    With expert tensor parallelism the ranks that split an expert gather each other's tokens.
+    """
+    shifts = [(np.arange(draws.count) + part) % draws.count for part in range(job.parallelism.expert_tp)]
+    tokens = sum(draws.tokens[shift] for shift in shifts)
+    entering = sum(draws.entering[shift] for shift in shifts)
+    columns = np.stack(
+        [entering.astype(float), tokens.sum(axis=-1), padded_rows(tokens), np.count_nonzero(tokens, axis=-1)], axis=-1
+    )
+    distinct, where = np.unique(columns.reshape(-1, 4), axis=0, return_inverse=True)
+    priced, activation = _experts(job, *distinct.T)
+    shape = tokens.shape[:-1]
+
+    def spread(part: Span) -> Span:
+        found = (np.broadcast_to(value, len(distinct))[where.ravel()] for value in (part.seconds, part.low, part.high))
+        return Span(*(value.reshape(shape) for value in found))
+
+    return ExpertCosts(*(Passes(spread(p.forward), spread(p.input), spread(p.weight)) for p in (priced, activation)))
+
+
+def _experts(
+    job: Job, entering: np.ndarray, pairs: np.ndarray, rows: np.ndarray, touched: np.ndarray
+) -> tuple[Passes, Passes]:
+    """Experts of ranks: permute, both grouped products, activation, un-permute with the gates, and back again. Also the
+    activation alone."""
+    experts = job.model.layers[job.model.moe_layers[0]].experts
+    hidden, ffn = job.model.hidden, experts.ffn // job.parallelism.expert_tp
+    width = (1 + experts.gated) * ffn
+    formats = job.formats
+    narrow = formats.expert_activations
+    sizes = (formats.experts, narrow, touched)
+    up = products(job, rows, width, hidden, *sizes)
+    down = products(job, rows, hidden, ffn, *sizes)
+    # Tokens that were dispatched in the experts' own format arrive cast, along one axis; the other copy is still made.
+    permute = streamed(job, (entering + pairs) * hidden * BF16.bytes, (entering + pairs) * hidden * BF16.bytes)
+    # Gates weigh the inner activations, so that the way back moves gradients alone.
+    combine = streamed(job, (entering + pairs) * hidden * BF16.bytes, (entering + pairs) * hidden * BF16.bytes)
+    casts = Passes(span(cast(job, pairs * (hidden + ffn), narrow)), span(cast(job, pairs * (width + hidden), narrow)))
+    activation = parts.activation(job, pairs, ffn, experts.gated)
+    return permute + up + activation + down + combine + casts, activation

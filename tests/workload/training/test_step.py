@@ -1,0 +1,124 @@
+"""Steps of a tiny model: symmetry, conservation, what each knob does to the programs."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from moesim.engine.program import Program
+from moesim.engine.simulate import simulate
+from moesim.network.fidelity import FIDELITIES
+from moesim.study.training_metrics import breakdown_s, training_metrics
+from moesim.workload.training.step import training_step
+
+
+def run(assembly):
+    step = training_step(assembly.job, assembly.line())
+    return step, timeline_of(assembly, step.programs)
+
+
+def timeline_of(assembly, programs):
+    return simulate(programs, FIDELITIES[assembly.job.fidelity].rates, assembly.job.network.capacity)
+
+
+LAYOUTS = {
+    "plain": {},
+    "one_rank": {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16},
+    "tensor_parallel": {"parallelism": {"pp": 2, "tp": 2, "ep": 8}, "placement__slots_per_rank": 2},
+    "expert_tensor_parallel": {"parallelism": {"pp": 2, "tp": 2, "ep": 4, "expert_tp": 2}},
+    "context_parallel": {"parallelism": {"cp": 2, "ep": 8}, "placement__slots_per_rank": 2},
+    "stages_inside": {"parallelism": {"pp": 2, "ep": 4, "order": ["tp", "cp", "pp", "dp"]}},
+    "zero_0": {"parallelism": {"pp": 2, "ep": 4, "zero": 0}},
+    "zero_2": {"parallelism": {"pp": 2, "ep": 4, "zero": 2}},
+    "zero_3": {"parallelism": {"ep": 8, "zero": 3}, "placement__slots_per_rank": 2},
+    "gpipe": {"schedule": {"kind": "gpipe"}},
+    "pairs": {"schedule": {"kind": "1f1b", "pairs": True}},
+    "interleaved": {"schedule": {"kind": "interleaved", "virtual_stages": 2}},
+    "interleaved_pairs": {"schedule": {"kind": "interleaved", "virtual_stages": 2, "pairs": True}},
+    "zero_bubble": {"schedule": {"kind": "zero_bubble"}},
+    "dualpipe": {"schedule": {"kind": "dualpipe"}, "workload__mtp_layers": 1},
+    "uneven": {"stages": [5, 3]},
+    "full_recomputation": {"recomputation": {"kind": "full"}},
+    "selective": {"recomputation": {"kind": "selective", "modules": ["norm", "attention", "activation", "experts"]}},
+    "muon": {"optimizer": {"kind": "muon"}},
+    "no_overlap": {"overlap": {"gradients": False, "parameters": False}},
+    "shared_expert": {"overlap": {"shared_expert": True}},
+    "fp8": {"precision": {"experts": "fp8_block", "dense": "fp8_block", "dispatch": "fp8", "combine": "bf16"}},
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_runs_within_its_bounds_and_divides_its_time_without_rest(assembled, layout):
+    assembly = assembled(**LAYOUTS[layout])
+    step, timeline = run(assembly)
+    seconds = timeline.makespan_s
+    assert timeline.lower_bound_s() <= seconds <= timeline.upper_bound_s()
+    assert sum(breakdown_s(timeline).values()) == pytest.approx(seconds, rel=1e-9)
+    metrics = training_metrics(assembly.job, step, timeline)
+    assert 0 < metrics["mfu"] < 1
+    assert metrics["step_time_low_s"] < seconds < metrics["step_time_high_s"]
+
+
+def test_arrays_over_ranks_equal_a_program_for_every_rank(assembled):
+    """The engine's symmetry: a stage's ranks as one program of arrays, or each rank as a program of its own."""
+    assembly = assembled(schedule={"kind": "dualpipe"})
+    step, together = run(assembly)
+    alone = [
+        Program(
+            program.ranks[[r]],
+            tuple(o if o.seconds is None else replace(o, seconds=o.seconds[[r]]) for o in program.ops),
+        )
+        for program in step.programs
+        for r in range(program.ranks.size)
+    ]
+    apart = timeline_of(assembly, alone)
+    ends = np.concatenate([track.end.T for track in together.tracks])
+    assert np.array_equal(ends, np.concatenate([track.end.T for track in apart.tracks]))
+
+
+def test_reused_draws_equal_the_full_simulation_where_draws_are_alike(assembled):
+    """Under forced balance draws differ only in who talks to whom: reuse changes the step by next to nothing."""
+    balanced = {"routing": {"kind": "balanced"}, "network": {"all_to_all": "nccl"}}
+    full = run(assembled(**balanced, workload__windows=16))[1].makespan_s
+    assert run(assembled(**balanced, workload__windows=1))[1].makespan_s == pytest.approx(full, rel=1e-3)
+
+
+def test_reused_draws_of_a_trace_stay_near_the_full_simulation(assembled):
+    full = run(assembled(workload__windows=8, cluster__devices=8))[1].makespan_s  # 16 microbatches
+    every = run(assembled(workload__windows=16, cluster__devices=8))[1].makespan_s
+    assert run(assembled(workload__windows=4, cluster__devices=8))[1].makespan_s == pytest.approx(every, rel=0.02)
+    assert full == pytest.approx(every, rel=0.02)
+
+
+def test_backward_costs_twice_the_forward_in_products(assembled):
+    step, _ = run(assembled(cluster__devices=1, parallelism={}, placement__slots_per_rank=16, workload__sequence=4096))
+    spans = step.spans
+    ratio = (spans["experts_backward"].seconds + spans["experts_weights"].seconds) / spans["experts"].seconds
+    assert 1.4 < ratio < 2.6
+    assert 2.0 < spans["attention_backward"].seconds / spans["attention"].seconds < 3.0
+
+
+def test_recomputing_everything_adds_a_forward_pass(assembled):
+    one = {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16}
+    kept, dropped = (breakdown_s(run(assembled(**one, recomputation={"kind": k}))[1]) for k in ("none", "full"))
+    forward = sum(kept[k] for k in ("attention", "experts", "router", "shared_expert", "dense_ffn"))
+    assert dropped["recomputed"] == pytest.approx(forward, rel=1e-6)
+    assert "recomputed" not in kept
+
+
+def test_skewed_routing_is_slower_than_forced_balance(assembled):
+    wide = {"workload__sequence": 4096, "workload__global_batch": 32, "network": {"all_to_all": "nccl"}}
+    real = run(assembled(**wide))[1].makespan_s
+    assert real > 1.02 * run(assembled(**wide, routing={"kind": "balanced"}))[1].makespan_s
+
+
+def test_pairs_hide_exchanges(assembled):
+    wide = {"model": "mixtral-8x7b", "routing": {"kind": "balanced"}, "placement__slots_per_rank": 2}
+    wide |= {"workload": {"kind": "training", "global_batch": 32, "sequence": 2048, "windows": 1}}
+    wide |= {"parallelism": {"pp": 4, "ep": 4}}
+
+    def exposed(**changes):
+        found = breakdown_s(run(assembled(**wide, **changes))[1])
+        return sum(s for kind, s in found.items() if kind.endswith(("dispatch", "combine")))
+
+    assert exposed(schedule={"kind": "1f1b", "pairs": True}) < 0.5 * exposed()
