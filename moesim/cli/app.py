@@ -13,6 +13,7 @@ from moesim.cli.catalogue import models, profiles
 from moesim.cli.check import check
 from moesim.cli.compare import compare
 from moesim.cli.compare_routers import compare_routers
+from moesim.cli.explain import explain
 from moesim.cli.offload import offload
 from moesim.cli.pareto import pareto
 from moesim.cli.place import place
@@ -38,6 +39,7 @@ app = typer.Typer(
 )
 for command in (
     run,
+    explain,
     offload,
     serve,
     pareto,
