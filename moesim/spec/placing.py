@@ -48,7 +48,17 @@ class Site:
     @property
     def node(self) -> np.ndarray:
         """[expert-parallel rank] server."""
-        return self.cluster.node[np.arange(self.parallelism.ep) * self.parallelism.expert_tp]
+        return self.cluster.node[self.expert_ranks]
+
+    @property
+    def expert_ranks(self) -> np.ndarray:
+        """[expert-parallel rank] its first rank, in the first stage of the first instance; all are laid out alike."""
+        return self.parallelism.expert_grid[0, 0, :, 0]
+
+    @property
+    def alone(self) -> bool:
+        """Whether every rank holds all tokens, so that nothing is dispatched."""
+        return self.parallelism.attention_dp * self.parallelism.cp == 1
 
 
 def place_experts(kind: Kind, site: Site, learned: RouterTrace, load: np.ndarray | None = None) -> Placement:
@@ -56,8 +66,8 @@ def place_experts(kind: Kind, site: Site, learned: RouterTrace, load: np.ndarray
 
     kind: the scenario's ``placement``. Raises InvalidInput naming the key to change.
     """
-    if kind.kind in _TRAFFIC_POLICIES and site.parallelism.attention_dp == 1:
-        message = f"{kind.kind} cuts traffic, but with attention_dp 1 every rank holds all tokens and none is sent"
+    if kind.kind in _TRAFFIC_POLICIES and site.alone:
+        message = f"{kind.kind} cuts traffic, but without attention_dp or cp every rank holds all tokens and sends none"
         raise InvalidInput(Problem(f"{message}; write eplb or replicate_hot", "kind"))
     if load is None:
         load = relabel_load(expert_load(learned), site.labels)
@@ -94,22 +104,31 @@ def _toll(site: Site) -> object:
     """Seconds (see `Evidence.toll`) that one copy from a server's average rank to a rank, and its answer, take."""
     from scipy.sparse import coo_array
 
-    ranks = site.parallelism.devices
-    if ranks > _MOST_RANKS:
+    homes = site.expert_ranks
+    others = np.sort(site.parallelism.grid[0].ravel())
+    if (ranks := len(others)) > _MOST_RANKS:
         message = f"topology_aware looks at the links between all pairs of ranks, at most {_MOST_RANKS} ranks"
         raise InvalidInput(Problem(f"{message}, not {ranks}; write affinity or eplb", "kind"))
-    source, target = (pair.ravel() for pair in np.indices((ranks, ranks)))
-    apart = source != target
-    pair, link, share = site.network.routes.paths(source[apart], target[apart])
-    source, target = source[apart][pair], target[apart][pair]
-    servers, server = np.unique(site.cluster.node[:ranks], return_inverse=True)
-    each = share / site.network.capacity[link]
-    size = np.bincount(server)[server]  # ranks that share a server's one copy
+    servers, server = np.unique(site.cluster.node[others], return_inverse=True)
+    if len(servers) != len(np.unique(site.node)):
+        message = "topology_aware needs the parts of an expert in one server; write affinity or eplb"
+        raise InvalidInput(Problem(message, "kind"))
+    near, home = (pair.ravel() for pair in np.indices((ranks, len(homes))))
+    apart = others[near] != homes[home]
+    near, home = near[apart], home[apart]
+    weight = 1 / np.bincount(server)[server]  # of a rank in its server's average
     dispatch, combine = (site.model.hidden * precision.bytes for precision in site.wire)
-    seconds = np.concatenate([dispatch * each / size[source], combine * each / size[target]])
-    rows = np.concatenate([server[source] * ranks + target, server[target] * ranks + source])
-    entries = (seconds, (rows, np.concatenate([link, link])))
-    return coo_array(entries, shape=(len(servers) * ranks, site.network.capacity.size)).tocsr()
+    rows, columns, seconds = [], [], []
+    for size, source, target in (
+        (dispatch, others[near], homes[home]),
+        (combine, homes[home], others[near]),
+    ):
+        pair, link, share = site.network.routes.paths(source, target)
+        rows.append(server[near[pair]] * len(homes) + home[pair])
+        columns.append(link)
+        seconds.append(size * share / site.network.capacity[link] * weight[near[pair]])
+    entries = (np.concatenate(seconds), (np.concatenate(rows), np.concatenate(columns)))
+    return coo_array(entries, shape=(len(servers) * len(homes), site.network.capacity.size)).tocsr()
 
 
 def arrange(
@@ -125,10 +144,11 @@ def arrange(
     unit, depth = batch.new_tokens, trace.layers
     replicas = np.tile(batch.sequences, instances)
     rank = np.repeat(np.arange(len(replicas)), replicas)
-    devices = np.arange(len(replicas)) * site.parallelism.tp
-    server = np.unique(site.cluster.node[devices], return_inverse=True)[1]
+    homes = site.cluster.node[site.parallelism.grid[0, :, 0, 0]]  # [attention replica] of one instance
+    servers = np.union1d(homes, site.node)
+    server = (np.arange(instances)[:, None] * len(servers) + np.searchsorted(servers, homes)).ravel()
     labels = np.unique(trace.labels, return_inverse=True)[1] if trace.labels else np.zeros(trace.sequences, dtype=int)
-    liking = _liking(site, trace, placement, server)
+    liking = np.tile(_liking(site, trace, placement, servers), (1, instances))
     ids, tokens = routes.ids.copy(), routes.tokens.copy()
     count = None if routes.count is None else routes.count.copy()
     for block, drawn in enumerate(routes.tokens):
@@ -143,19 +163,18 @@ def arrange(
     return replace(routes, ids=ids, tokens=tokens, count=count)
 
 
-def _liking(site: Site, trace: RouterTrace, placement: Placement, server: np.ndarray) -> np.ndarray:
+def _liking(site: Site, trace: RouterTrace, placement: Placement, servers: np.ndarray) -> np.ndarray:
     """Choices [sequence, server] that a server's experts take, by the earlier half of each sequence's tokens.
 
-    server: [attention replica] number of its server; with several instances those of the first stand for all, since
-    each has the whole placement.
+    servers: of one instance, as the cluster numbers them; each instance has the whole placement.
     """
     depth, experts = trace.layers, site.geometry.experts
     half = np.asarray(trace.offsets[:-1]) + (np.diff(trace.offsets) + 1) // 2
     earlier = np.arange(trace.tokens) < np.repeat(half, np.diff(trace.offsets))
     tokens = np.flatnonzero(earlier)
     seen = count_choices(choices(trace, tokens), experts, _sequence_of(trace, tokens), trace.sequences)
-    own = np.unique(site.node, return_inverse=True)[1]
-    held = np.zeros((depth, experts, int(server.max()) + 1))  # share of the replicas, by the trace's numbers
+    own = np.searchsorted(servers, site.node)
+    held = np.zeros((depth, experts, len(servers)))  # share of the replicas, by the trace's numbers
     slot_server = np.repeat(own, placement.slots_per_rank)
     for layer, names in enumerate(site.labels):
         share = np.zeros(held.shape[1:])

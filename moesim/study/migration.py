@@ -12,6 +12,7 @@ from moesim.placement.placement import Placement
 from moesim.placement.policies import LEARNING, SERVER_AWARE
 from moesim.workload.deployment import Deployment
 from moesim.workload.footprint import expert_bytes
+from moesim.workload.stage import stages_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,11 +33,16 @@ def migration(deployment: Deployment, old: Placement, new: Placement, node: np.n
     if new.name in LEARNING:
         alike = node if new.name in SERVER_AWARE else np.zeros_like(node)
         new = replace(new, expert=align(old, new, alike))
-    traffic = moves(old, new, node, expert_bytes(deployment))
-    # Each part of an expert, whose bytes these are, goes to the rank of the same part.
-    between = np.kron(traffic, np.eye(deployment.parallelism.expert_tp))
+    whole, size = deployment.parallelism, expert_bytes(deployment)
+    traffic = np.zeros((whole.devices, whole.devices))
+    for stage in stages_of(deployment):
+        inside = np.isin(deployment.model.moe_layers, stage.layers)
+        between = moves(old, new, node, np.where(inside, size, 0.0))
+        for replica in whole.expert_grid[stage.index]:  # [ep, expert_tp]
+            for part in replica.T:  # of every expert, whose bytes these are: it goes to the rank of the same part
+                traffic[np.ix_(part, part)] += between
     ranks = np.arange(deployment.cluster.ranks).reshape(instances, -1)
-    repeated = np.broadcast_to(between, (instances, *between.shape))
+    repeated = np.broadcast_to(traffic, (instances, *traffic.shape))
     transfer = collectives.all_to_all(deployment.network, ranks, repeated, fidelity="bound", name="migration")
     seconds = float(transfer.alone_s.max(initial=0.0)) if traffic.any() else 0.0
     return Migration(float(repeated.sum()), seconds)

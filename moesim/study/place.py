@@ -175,7 +175,7 @@ def _kinds(
     size = variables(site.geometry.experts, site.parallelism.ep, slots)
     if size > MOST_VARIABLES:
         skipped["optimal"] = f"{size:,} variables a layer; it is for small cases of at most {MOST_VARIABLES:,}"
-    if site.parallelism.attention_dp == 1:
+    if site.alone:
         skipped |= dict.fromkeys(("affinity", "topology_aware"), "every rank holds all tokens and none is sent")
     return [_kind(document, site, slots, {"kind": name}) for name in POLICIES if name not in skipped], skipped
 

@@ -126,3 +126,23 @@ def test_too_few_slots_are_named():
             (*ONE_SERVER[:3], "placement.slots_per_rank=1"),
             policies=["eplb"],
         )
+
+
+def test_pipeline_stages_instances_and_split_experts_move_their_own_weights():
+    """Eight experts on 4 × 2 ranks of each of two stages, in two instances: every byte of an expert moves once."""
+    changes = (
+        "cluster.devices=32",
+        "parallelism={attention_dp: 4, tp: 2, ep: 4, expert_tp: 2, pp: 2, instances: 2}",
+        "placement={kind: contiguous, slots_per_rank: 2}",
+        "workload.sequences_per_rank=8",
+    )
+    assembly = assemble(read_scenario(SCENARIO, changes))
+    old = assembly.deployment.placement
+    swapped = dataclasses.replace(old, name="swapped", expert=old.expert[:, [1, 0, 2, 3]])
+    node = assembly.deployment.cluster.node[assembly.deployment.parallelism.expert_grid[0, 0, :, 0]]
+    moved = migration(assembly.deployment, old, swapped, node, 2)
+    expert = 3 * 4096 * 14336 * 2
+    assert moved.bytes == 2 * 32 * 4 * expert  # instances × layers × experts of two ranks
+    assert moved.seconds > 32 / 2 * 2 * expert / 2 / 450e9  # a rank's half of two experts, in the layers of its stage
+    study = place(SCENARIO, changes, policies=["contiguous", {"kind": "topology_aware", "sequences": "affinity"}])
+    assert (study.table["step_time_s"] > 0).all()
