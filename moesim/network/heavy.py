@@ -21,7 +21,7 @@ the bottleneck link answers alone.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 
@@ -33,19 +33,7 @@ HEAVY = 0.2
 GAIN = 0.02
 STEP = 0.02
 _LEVELS = 32  # of bytes moved, at which the integral is taken
-_REMEMBERED = 256  # sets of pairs; layers of a model ask for the same few again and again
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Ways:
-    """Links of some pairs. moving: pairs [flows] that leave their rank. share: CSR [flows, links]; capacity: bytes/s
-    [links]; links that bind alike are left out. per_byte: [flows] seconds a byte takes alone.
-    """
-
-    moving: np.ndarray
-    share: object
-    capacity: np.ndarray
-    per_byte: np.ndarray
+_REMEMBERED = 256  # sets of pairs
 
 
 def finish(
@@ -54,16 +42,19 @@ def finish(
     """Seconds at which each pair's last byte has left, in the shape of traffic (bytes); None: see the bottleneck."""
     if not 1 < traffic.size <= PAIRS or bottleneck_s <= 0:
         return None
-    ways = _ways(network, source, target, traffic.shape)
-    size = traffic.ravel()[ways.moving]
-    if not size.size or (size * ways.per_byte).max() < HEAVY * bottleneck_s or size.min() == size.max():
+    near, far = (np.ascontiguousarray(np.broadcast_to(end, traffic.shape)).ravel() for end in (source, target))
+    sizes, key = traffic.ravel(), b"".join(array.tobytes() for array in (near, far, network.capacity))
+    moving = (sizes > 0) & (near != far)
+    heaviest = (sizes * _remembered(network, key, _alone, near, far))[moving].max(initial=0.0)
+    if heaviest < HEAVY * bottleneck_s or np.ptp(sizes[near != far]) == 0:
         return None
-    some = np.flatnonzero(size > 0)
-    share, size = ways.share[some], size[some]
-    if together(share, size, ways.capacity).max() < (1 + GAIN) * bottleneck_s:
+    pair, share, capacity = _remembered(network, key + b"links", _links, near, far)
+    some = np.flatnonzero(moving[pair])
+    share, flows = share[some], pair[some]
+    if together(share, sizes[flows], capacity).max() < (1 + GAIN) * bottleneck_s:
         return None
     ends = np.zeros(traffic.size)
-    ends[ways.moving[some]] = drain(share, size, ways.capacity, STEP, bottleneck_s / 2) / (1 + STEP)
+    ends[flows] = drain(share, sizes[flows], capacity, STEP, bottleneck_s / 2) / (1 + STEP)
     return ends.reshape(traffic.shape)
 
 
@@ -77,17 +68,24 @@ def together(share, size: np.ndarray, capacity: np.ndarray) -> np.ndarray:
     return (slowest * moved / (high - low)).sum(axis=1)
 
 
-def _ways(network: Network, source: np.ndarray, target: np.ndarray, shape: tuple[int, ...]) -> Ways:
-    near, far = (np.ascontiguousarray(np.broadcast_to(end, shape)).ravel() for end in (source, target))
-    key = b"".join(array.tobytes() for array in (near, far, network.capacity))
+def _remembered(network: Network, key: bytes, make: Callable, near: np.ndarray, far: np.ndarray):
+    """What `make` says about some pairs: the same few are asked for in every layer of a model."""
     if key not in network.ways:
         if len(network.ways) >= _REMEMBERED:
             network.ways.clear()
-        moving = np.flatnonzero((near != far) & network.routes.reachable(near, far))
-        share, capacity = incidence(network, near[moving], far[moving]), network.capacity
-        if moving.size:
-            share, capacity = distinct_links(share, capacity)
-        alone = share.multiply(1.0 / capacity).tocsr()
-        per_byte = np.maximum.reduceat(alone.data, alone.indptr[:-1]) if moving.size else np.zeros(0)
-        network.ways[key] = Ways(moving, share, capacity, per_byte)
+        network.ways[key] = make(network, near, far)
     return network.ways[key]
+
+
+def _alone(network: Network, near: np.ndarray, far: np.ndarray) -> np.ndarray:
+    """Seconds [pairs] that a byte of each pair takes on the slowest of its links, alone."""
+    seconds, some = np.zeros(near.size), np.flatnonzero((near != far) & network.routes.reachable(near, far))
+    pair, link, share = network.routes.paths(near[some], far[some])
+    np.maximum.at(seconds, some[pair], share / network.capacity[link])
+    return seconds
+
+
+def _links(network: Network, near: np.ndarray, far: np.ndarray) -> tuple[np.ndarray, object, np.ndarray]:
+    """(pairs that move, their shares [pairs, links] as scipy CSR, capacities [links]); links that bind alike once."""
+    some = np.flatnonzero((near != far) & network.routes.reachable(near, far))
+    return some, *distinct_links(incidence(network, near[some], far[some]), network.capacity)

@@ -62,8 +62,8 @@ class Network:
     """Links and routes of a cluster.
 
     devices: [ranks] names; domain: [ranks] scale-up domain. ports, port_rank: [ports] links that leave a device, and
-    the rank that they leave. known: what `farthest` has answered, by group. ways: links of sets of pairs, see
-    `moesim.network.heavy`.
+    the rank that they leave. known: what `farthest` has answered, by group. ways: what
+    `moesim.network.heavy` has found about sets of pairs.
     """
 
     links: Links
