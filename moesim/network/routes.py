@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+import networkx as nx
 import numpy as np
 
 from moesim.errors import InvalidInput
@@ -161,11 +162,18 @@ class Network:
         if stuck.any():
             first = tuple(axis[0] for axis in np.nonzero(stuck))
             near, far = (int(np.broadcast_to(end, stuck.shape)[first]) for end in (source, target))
+            ends = self.devices[near], self.devices[far]
             raise InvalidInput(
-                f"no path from {self.devices[near]} to {self.devices[far]} (rank {near} to rank {far}) and "
-                f"{int(stuck.sum()) - 1} more pairs; join them by links, leave cut-off ranks out of the job, or use "
-                "routing: shortest, which goes round anything"
+                f"no path from {ends[0]} to {ends[1]} (rank {near} to rank {far}) and {int(stuck.sum()) - 1} more "
+                f"pairs; {self._remedy(*ends)}, or leave cut-off ranks out of the job"
             )
+
+    def _remedy(self, near: str, far: str) -> str:
+        """What joins two devices that this routing does not."""
+        graph = nx.DiGraph(self.links.ends)
+        if near in graph and far in graph and nx.has_path(graph, near, far):
+            return "routing: shortest goes round what is dead, through other devices if need be; use that"
+        return "join them by links"
 
 
 def build_network(cluster: Cluster) -> Network:

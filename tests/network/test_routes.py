@@ -132,8 +132,12 @@ def test_dead_ring_link_sends_messages_the_other_way_round(fabrics):
 
 def test_dead_mesh_link_is_refused_with_both_ends_named(fabrics):
     network = build_network(without(fabrics.torus((4,), wrap=(False,)), ("device1", "device2")))
-    with pytest.raises(InvalidInput, match=r"no path from device0 to device2 .* shortest"):
+    with pytest.raises(InvalidInput, match=r"no path from device0 to device2 .*; join them by links"):
         all_to_all(network, np.arange(4), np.ones((4, 4)))
+    round_about = without(fabrics.torus((4, 4), wrap=(False, False)), ("device0", "device1"))
+    with pytest.raises(InvalidInput, match=r"no path from device0 to device1 .*; routing: shortest goes round"):
+        all_to_all(build_network(round_about), np.arange(16), np.ones((16, 16)))
+    assert all_to_all(build_network(shortest(round_about)), np.arange(16), np.ones((16, 16))).wire_s > 0
     assert all_to_all(network, np.array([0, 1]), np.ones((2, 2))).wire_s > 0
 
 
