@@ -63,8 +63,8 @@ def _write(found, folder: Path) -> list[Path]:
 
 
 def _print(found) -> None:
-    say(f"A: {found.names[0]}: {found.titles[0]}")
-    say(f"B: {found.names[1]}: {found.titles[1]}")
+    for label, name, title in zip("AB", found.names, found.titles, strict=True):
+        say(f"{label}: {name}: {title}" if title else f"{label}: {name}")
     say()
     print_table(found.fields.itertuples(index=False), header=("field", "A", "B"))
     say()
@@ -102,7 +102,7 @@ def _print_operations(found) -> None:
             *(("", "") if row.a_s < 0 or row.b_s < 0 else map(format_seconds, (row.a_s, row.b_s))),
             _signed(row.change_s),
             f"{row.change_s / total:+.0%}" if total else "",
-            _signed(row.waiting_change_s) if row.waiting_change_s else "",
+            _signed(row.waiting_change_s) if abs(row.waiting_change_s) > 1e-9 else "",
         )
         for row in found.operations.itertuples(index=False)
     ]

@@ -88,7 +88,7 @@ def compare(a: str, b: str | None = None, changes: Iterable[str] = (), *, each: 
     return Comparison(
         kind,
         _names(first, second, changes),
-        (str(before["title"]), str(after["title"])),
+        (str(before.get("title", "")), str(after.get("title", ""))),
         (scenario_hash(first), scenario_hash(second)),
         fields,
         _figures(kind, before, after),

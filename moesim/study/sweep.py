@@ -111,10 +111,12 @@ def collect(grid: Grid, folder: str | Path) -> pd.DataFrame:
     )
 
 
-def read_run(folder: Path, key: str) -> dict[str, object] | None:
+def read_run(folder: Path, key: str, columns: Sequence[str] | None = None) -> dict[str, object] | None:
     """One kept result; metrics: all that ``--json`` prints, as a text. None where there is none, or not a whole one."""
+    from pyarrow.parquet import ParquetFile  # several times as fast as pandas for one row
+
     try:
-        return pd.read_parquet(_place(folder, key)).iloc[0].to_dict()
+        return ParquetFile(_place(folder, key)).read(columns=columns).to_pylist()[0]
     except (OSError, ValueError, IndexError):
         return None
 
@@ -127,7 +129,7 @@ def run_point(point: Point) -> tuple[str, dict[str, object]]:
 def _compute(
     folder: Path, points: Sequence[Point], jobs: int | None, scheduler: str | None, progress: Progress | None
 ) -> None:
-    missing = [point for point in points if not _settled(read_run(folder, point.key))]
+    missing = [point for point in points if not _settled(read_run(folder, point.key, ["status"]))]
     done = len(points) - len(missing)
     if progress is not None:
         progress(done, len(points))

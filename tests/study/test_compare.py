@@ -76,6 +76,16 @@ def test_serving_scenarios_compare_what_their_servers_went_through():
     assert figures.loc["servers.0.mean_batch", "change"] < 0
 
 
+def test_runs_over_weeks_compare_their_figures(tmp_path):
+    short = tmp_path / "short.yaml"
+    text = library.find("scenario", "resilience-2048-gpus").read_text()
+    assert "seeds: 32" in text
+    short.write_text(text.replace("seeds: 32", "seeds: 2").replace("duration: 30 days", "duration: 5 days"))
+    found = compare(str(short), changes=["failures.device.mtbf=8000 h"])
+    assert found.figures.set_index("figure").loc["goodput.mean", "change"] < 0
+    assert set(found.tables()) == {"fields", "figures"}
+
+
 def test_what_cannot_be_compared():
     with pytest.raises(InvalidInput, match="is of kind step"):
         compare(SCENARIO, "serving-deepseek-v3-b200")
