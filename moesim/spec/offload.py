@@ -15,9 +15,9 @@ from moesim.routing.trace import RouterTrace
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
 from moesim.workload.deployment import Batch, Deployment
-from moesim.workload.footprint import check_fits, footprint
+from moesim.workload.footprint import check_fits, expert_bytes, footprint
 from moesim.workload.offload.caches import CACHES
-from moesim.workload.offload.memory import Kept, expert_bytes, keep_experts, offloaded_footprint
+from moesim.workload.offload.memory import Kept, keep_experts, offloaded_footprint
 from moesim.workload.offload.plan import OffloadPolicy, Plan, plan_copies, slot_popularity, slot_tokens
 from moesim.workload.offload.prefetch import PREFETCHES, Foresight
 from moesim.workload.offload.tiers import Homes, fill_tiers, tiers_of

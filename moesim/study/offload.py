@@ -13,10 +13,10 @@ from moesim.engine.timeline import Timeline
 from moesim.network.fidelity import FIDELITIES
 from moesim.placement.traffic import LayerTraffic
 from moesim.spec.assembly import Assembly
-from moesim.workload.footprint import Footprint, footprint
+from moesim.workload.footprint import Footprint, expert_bytes, footprint
 from moesim.workload.inference import Step, inference_steps
 from moesim.workload.offload.caches import CACHES
-from moesim.workload.offload.memory import expert_bytes, offloaded_footprint
+from moesim.workload.offload.memory import offloaded_footprint
 from moesim.workload.offload.plan import Plan
 from moesim.workload.offload.program import expert_seconds, join, offloaded, stalls
 from moesim.workload.overlap import per_block

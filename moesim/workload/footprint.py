@@ -223,7 +223,7 @@ _KV_BYTES = {"gqa": _gqa_kv, "moa": _gqa_kv, "mla": _mla_kv}
 
 
 def expert_bytes(deployment: Deployment) -> np.ndarray:
-    """Bytes [moe_layer] of one expert slot on one rank."""
+    """Bytes [moe_layer] of one routed expert, or of a rank's part of it."""
     model, split = deployment.model, deployment.parallelism.expert_tp
     elements = [
         sum(p.n * p.k for p in shapes.routed_experts(model.layers[layer], model.hidden, split))

@@ -36,7 +36,7 @@ def test_deepseek_r1_at_ep32():
     assert min(before) == pytest.approx(2.05, abs=0.01)
     assert max(before) == pytest.approx(3.04, abs=0.01)
     assert max(after) <= 1.12
-    assert np.mean(elsewhere) > np.mean(after)  # what was learned on one workload does less for another
+    assert np.mean(elsewhere) > 1.1  # what was learned on one workload does less for another
 
 
 def test_the_shipped_capture_at_ep32():

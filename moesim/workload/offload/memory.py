@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from moesim.model import shapes
-from moesim.workload.deployment import Deployment
 from moesim.workload.footprint import Footprint
 from moesim.workload.offload.plan import spread_capacity
 
@@ -18,18 +16,6 @@ class Kept:
 
     capacity: np.ndarray
     staging: int
-
-
-def expert_bytes(deployment: Deployment) -> np.ndarray:
-    """Bytes [moe_layer] of one routed expert, or of a rank's part of it."""
-    model, parallelism = deployment.model, deployment.parallelism
-    return np.array(
-        [
-            sum(p.n * p.k for p in shapes.routed_experts(model.layers[index], model.hidden, parallelism.expert_tp))
-            * deployment.precision.experts.bytes
-            for index in model.moe_layers
-        ]
-    )
 
 
 def keep_experts(needs: Footprint, sizes: np.ndarray, slots: int, staging: int, per_layer: int | None) -> Kept:
