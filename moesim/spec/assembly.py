@@ -36,7 +36,6 @@ from moesim.spec.parts import (
     check_pipeline,
     check_split,
     cluster_of,
-    decoder,
     machine_of,
     parallelism_of,
     precision_of,
@@ -46,7 +45,9 @@ from moesim.spec.placing import Site, arrange, place_experts
 from moesim.spec.profile import load_profile
 from moesim.spec.router import router_of
 from moesim.spec.scenario import Scenario
+from moesim.spec.steps import part_that_runs
 from moesim.workload.deployment import Batch, Deployment, PrecisionPolicy
+from moesim.workload.encoding import with_held
 from moesim.workload.footprint import check_fits, footprint
 from moesim.workload.remedies import remedies
 from moesim.workload.routers import RouterPolicy
@@ -131,7 +132,11 @@ def assemble(
     except InvalidInput as error:
         raise InvalidInput([*error.problems, *_wrong_degrees(document)]) from None
     tell = Problems(document)
-    model = model or tell.attempt(lambda: decoder(load_model(scenario.model, beside=document.file)), "")
+    running = (model, None)
+    if model is None:
+        whole = tell.attempt(lambda: load_model(scenario.model, beside=document.file), "")
+        running = (whole and tell.attempt(lambda: part_that_runs(whole, scenario.workload), "")) or (None, None)
+    model, held = running
     hardware = tell.attempt(lambda: load_profile(scenario.cluster.hardware, beside=document.file), "cluster")
     parallelism = tell.attempt(lambda: parallelism_of(scenario), "")
     cluster = hardware and parallelism and tell.attempt(lambda: cluster_of(scenario, hardware), "cluster")
@@ -147,7 +152,9 @@ def assemble(
     experts = model and _experts(model)
     if scenario.offload and model:
         tell.attempt(lambda: _check_offload(scenario, model), "")
-    batch = parallelism and batch_of(scenario, parallelism)
+    if model and parallelism:
+        tell.attempt(lambda: _check_cross_attention(model, parallelism), "")
+    batch = model and parallelism and batch_of(scenario, parallelism, model)
     if trace is None and experts and batch:
         trace = tell.attempt(lambda: _trace(scenario, model, batch, document), "routing")
     tell.raise_any()
@@ -179,14 +186,15 @@ def assemble(
         microbatches=scenario.parallelism.microbatches or parallelism.pp,
         sequence_parallel=scenario.parallelism.sequence_parallel,
         context_exchange=scenario.parallelism.context_exchange,
+        held=held,
     )
     draft = tell.now(lambda: _draft(scenario, deployment, document), "workload.speculative")
     # What cannot fit whatever is routed is said before a token is.
     if scenario.offload is None and fits:
-        needs = footprint(deployment, batch, received=0, **scenario.memory.shares())
+        needs = with_held(footprint(deployment, batch, received=0, **scenario.memory.shares()), deployment, batch)
         check_fits(
             needs if draft is None else speculative_footprint(needs, draft, batch),
-            lambda: remedies(deployment, batch, 0, **scenario.memory.shares()),
+            lambda: remedies(deployment, batch, 0, **scenario.memory.shares()) if held is None else (),
         )
     if experts:
         routes = tell.now(lambda: draw_routes(scenario, site, replayed, batch, placement), "routing")
@@ -327,6 +335,21 @@ def _draft(scenario: Scenario, deployment: Deployment, document: Document) -> Dr
         except InvalidInput as error:
             raise InvalidInput([replace(problem, field="draft.model") for problem in error.problems]) from None
     return draft
+
+
+def _check_cross_attention(model: MoEModel, parallelism: Parallelism) -> None:
+    problems = []
+    if any(layer.cross_attention for layer in model.layers) and parallelism.attention_dp > 1 and parallelism.tp > 1:
+        message = "cross-attention runs data-parallel or tensor-parallel, not both; write 1 here or for attention_dp"
+        problems.append(Problem(message, "parallelism.tp"))
+    if model.stack == "encoder" or any(layer.cross_attention for layer in model.layers):
+        problems += [
+            Problem(f"encoders, and decoders that attend to them, run with {degree} 1", f"parallelism.{degree}")
+            for degree in ("pp", "cp")
+            if getattr(parallelism, degree) > 1
+        ]
+    if problems:
+        raise InvalidInput(problems)
 
 
 def _check_offload(scenario: Scenario, model: MoEModel) -> None:

@@ -24,6 +24,7 @@ from moesim.model.parallelism import Parallelism, for_inference
 from moesim.spec.complaints import did_you_mean, one_of
 from moesim.spec.profile import load_profile
 from moesim.spec.scenario import Scenario
+from moesim.spec.steps import encoded_tokens
 from moesim.workload.deployment import DENSE_KINDS, Batch, PrecisionPolicy
 from moesim.workload.micro_batch import CUTS
 from moesim.workload.overlap import MICROBATCHES, OVERLAPS
@@ -37,13 +38,10 @@ _WEIGHT_ONLY = {"mxfp4", "int4", "int8"}
 
 
 def decoder(model: MoEModel) -> MoEModel:
-    """The model, if a decode or prefill step of it means something."""
+    """The model, if a training step of it can be built."""
     if require_shapes(model).stack != "decoder":
-        raise InvalidInput(
-            Problem(
-                f"{model.name} is an {model.stack.replace('_', '-')} model; only decoders can be simulated", "model"
-            )
-        )
+        kind = model.stack.replace("_", "-")
+        raise InvalidInput(Problem(f"{model.name} is an {kind} model; only decoders can be trained", "model"))
     return model
 
 
@@ -252,10 +250,12 @@ def check_split(model: MoEModel, parallelism: Parallelism) -> None:
         raise InvalidInput(problems.values())
 
 
-def batch_of(scenario: Scenario, parallelism: Parallelism) -> Batch:
-    """What one step of one instance processes."""
+def batch_of(scenario: Scenario, parallelism: Parallelism, model: MoEModel | None = None) -> Batch:
+    """What one step of one instance processes. model: the part that runs, of which an encoder's pass needs to know."""
     work = scenario.workload
     sequences = np.full(parallelism.attention_dp, work.sequences_per_rank)
+    if work.kind == "encode":
+        return Batch("prefill", sequences, encoded_tokens(model, work), 0, causal=False)
     speculative = getattr(work, "speculative", None)
     new_tokens = 1 + speculative.draft_tokens if speculative else getattr(work, "prompt", 1)
-    return Batch(work.kind, sequences, new_tokens, work.context)
+    return Batch(work.kind, sequences, new_tokens, work.context, work.source or 0)

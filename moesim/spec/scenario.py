@@ -17,7 +17,7 @@ from moesim.spec.offload import Offload
 from moesim.spec.placement_options import PlacementOptions
 from moesim.spec.router import Capacity, RouterKind
 from moesim.spec.routing import Routing
-from moesim.spec.speculative import Speculative
+from moesim.spec.steps import Decode, Encode, Prefill
 from moesim.workload.context import EXCHANGES
 from moesim.workload.overlap import OVERLAPS
 
@@ -81,24 +81,6 @@ class Precision(Spec):
     kv: Format
 
 
-class Decode(Spec):
-    """One decode step: every sequence gets one token, or several by drafts. context: tokens cached for each before."""
-
-    kind: Literal["decode"]
-    sequences_per_rank: Count
-    context: Count
-    speculative: Speculative | None = None
-
-
-class Prefill(Spec):
-    """One prefill step: every sequence computes `prompt` new tokens after `context` cached ones."""
-
-    kind: Literal["prefill"]
-    sequences_per_rank: Count
-    prompt: Count
-    context: Tokens = 0
-
-
 class Network(Spec):
     """fidelity: how collectives share links. all_to_all: the expert-parallel kernel of dispatch and combine."""
 
@@ -132,7 +114,7 @@ class Scenario(Spec):
     parallelism: Parallelism
     stages: tuple[Count, ...] | None = None
     precision: Precision
-    workload: Annotated[Decode | Prefill, Field(discriminator="kind")]
+    workload: Annotated[Decode | Prefill | Encode, Field(discriminator="kind")]
     routing: Routing
     placement: PlacementOptions
     overlap: kinds(OVERLAPS)

@@ -20,6 +20,7 @@ from moesim.study.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.routing_facts import dropping_metrics, router_metrics
 from moesim.study.speculative import speculative_metrics
 from moesim.study.train import TrainingResult, run_training
+from moesim.workload.encoding import with_held
 from moesim.workload.footprint import Footprint, check_fits, footprint, largest_batch
 from moesim.workload.inference import Step, inference_step
 from moesim.workload.remedies import remedies
@@ -81,8 +82,9 @@ def run_assembly(document: Document, assembly: Assembly, changes: tuple[str, ...
         "hbm": {
             "capacity": needs.capacity,
             "by_kind": needs.by_kind(),
-            "largest_batch": None  # with offloading, experts make room for sequences
-            if assembly.offload is not None
+            # With offloading, experts make room for sequences; encoders cache nothing, or another half's keys.
+            "largest_batch": None
+            if assembly.offload is not None or assembly.deployment.held is not None or not assembly.batch.causal
             else largest_batch(
                 assembly.deployment, assembly.batch, step.most_received, **assembly.scenario.memory.shares()
             ),
@@ -105,9 +107,13 @@ def _simulated(assembly: Assembly) -> tuple[Step, Timeline, Footprint, int]:
     else:
         step, drafting = speculative_step(assembly.deployment, assembly.draft, assembly.batch, assembly.routes, overlap)
     needs = footprint(assembly.deployment, assembly.batch, step.most_received, **assembly.scenario.memory.shares())
+    needs = with_held(needs, assembly.deployment, assembly.batch)
     if assembly.draft is not None:
         needs = speculative_footprint(needs, assembly.draft, assembly.batch)
     memory = assembly.scenario.memory.shares()
-    check_fits(needs, lambda: remedies(assembly.deployment, assembly.batch, step.most_received, **memory))
+    alone = assembly.deployment.held is None
+    check_fits(
+        needs, lambda: remedies(assembly.deployment, assembly.batch, step.most_received, **memory) if alone else ()
+    )
     rates = FIDELITIES[assembly.scenario.network.fidelity].rates
     return step, simulate(step.programs, rates, assembly.deployment.network.capacity), needs, drafting

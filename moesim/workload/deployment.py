@@ -55,7 +55,8 @@ class Deployment:
     `moesim.network.fidelity.FIDELITIES`. stage_layers: layers of each pipeline stage, () with one. microbatches: that
     a step sends through the stages. sequence_parallel: the residual is split over tensor-parallel ranks between blocks.
     context_exchange: how prefill passes keys and values on, one of `moesim.workload.context.EXCHANGES`. router: how
-    experts are chosen.
+    experts are chosen. held: the half of an encoder-decoder that this step does not run, whose weights are in
+    HBM too.
     """
 
     model: MoEModel
@@ -73,6 +74,7 @@ class Deployment:
     microbatches: int = 1
     sequence_parallel: bool = False
     context_exchange: str = "ring"
+    held: MoEModel | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,12 +83,16 @@ class Batch:
 
     phase: ``prefill`` or ``decode``. sequences: [attention DP rank] sequences in the step of one instance. new_tokens:
     tokens of each sequence that this step computes (1 in decode). context: tokens of each that are cached before it.
+    source: tokens of an encoder that each sequence attends to. causal: tokens see only those before them; in an encoder
+    they see all.
     """
 
     phase: str
     sequences: np.ndarray
     new_tokens: int
     context: int
+    source: int = 0
+    causal: bool = True
 
     @property
     def tokens(self) -> np.ndarray:

@@ -139,6 +139,8 @@ def _gqa(deployment: Deployment, attention: Attention, batch: Batch, sequences: 
         # Several new tokens of a sequence read the cache once: kernels pack their queries like heads of one KV head.
         heads["heads"] *= batch.new_tokens
         return gqa_decode(deployment.machine, batch=sequences, context=batch.context + batch.new_tokens, **heads)
+    # Kernels are priced causal: where every token sees all of n, two of them score the n² pairs.
+    sequences = sequences if batch.causal else 2 * sequences
     return gqa_prefill(deployment.machine, batch=sequences, new_tokens=batch.new_tokens, context=batch.context, **heads)
 
 

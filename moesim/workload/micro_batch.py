@@ -16,6 +16,7 @@ from moesim.routing.replay import Routes
 from moesim.workload import local
 from moesim.workload.context import spread_attention
 from moesim.workload.deployment import Batch, Deployment
+from moesim.workload.encoding import cross_attention_work, encoder_end_work
 from moesim.workload.exchange import Exchange
 from moesim.workload.local import Work
 from moesim.workload.parts import Chunk, Exchanged, LayerParts, MoEBlock, Piece
@@ -54,7 +55,10 @@ class MicroBatch:
 
     def head(self) -> tuple[Piece, ...]:
         """The head on the last token of every prompt (all of them end on one context-parallel rank), or on a rank's new
-        tokens in decode."""
+        tokens in decode; what follows an encoder's layers."""
+        if not self.batch.causal:
+            work = encoder_end_work(self.deployment, self.batch, self.pricing.sequences)
+            return (Piece("head", self.pricing.on_ranks(work)),)
         tokens = local.head_tokens(self.batch, self.pricing.sequences)
         own = -(-tokens // self.stage.parallelism.cp) if self.batch.phase == "decode" else tokens
         work = local.head_work(self.deployment, own)
@@ -67,7 +71,7 @@ class MicroBatch:
             norm, projections, kernel, output = attention
             prepare = (norm, *self.exchange.before_projections(), projections)
             spread = spread_attention(self.deployment, self.stage, self.batch, self.exchange, layer.attention, kernel)
-            core = (*spread, output, *self.exchange.after_attention(layer))
+            core = (*spread, output, *self.exchange.after_attention(layer), *self._cross_attention(layer))
         dense = self._local(local.dense_ffn_work, layer, self.pricing.tokens)
         if dense:
             before, behind = self.exchange.around_ffn()
@@ -76,6 +80,13 @@ class MicroBatch:
         if block is not None:
             core += self.exchange.before_moe()
         return LayerParts(index, prepare, core, block, after)
+
+    def _cross_attention(self, layer: Layer) -> tuple[Piece, ...]:
+        """A decoder's attention to an encoder's output, and the sum of its partial outputs."""
+        works = self._local(cross_attention_work, layer, self.batch, self.pricing.sequences)
+        if not works:
+            return ()
+        return (works[0], *self.exchange.before_projections(), *works[1:], *self.exchange.after_attention(layer))
 
     def _local(self, function, layer: Layer, *arguments: object) -> tuple[Piece, ...]:
         works = self.pricing.price(function, layer, *arguments)
