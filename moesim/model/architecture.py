@@ -152,6 +152,12 @@ class MoEModel:
         """Indices of the layers with routed experts."""
         return tuple(i for i, layer in enumerate(self.layers) if layer.experts is not None)
 
+    @property
+    def expert_hidden(self) -> int:
+        """Width of tokens in front of and behind the routed experts: hidden, or their latent width."""
+        latent = next((layer.experts.latent for layer in self.layers if layer.experts is not None), 0)
+        return latent or self.hidden
+
 
 def require_shapes(model: MoEModel) -> MoEModel:
     """The model itself when its shapes are public; InvalidInput when only totals are known, as of GPT-4."""

@@ -164,7 +164,7 @@ def _expert_kernels(deployment: Deployment, layer: Layer, loads: np.ndarray) -> 
     cost = routed_experts(
         deployment.machine,
         loads,
-        hidden=deployment.model.hidden,
+        hidden=deployment.model.expert_hidden,
         ffn=experts.ffn / degrees.expert_tp,
         gated=experts.gated,
         weights=policy.experts,
@@ -235,7 +235,7 @@ def _dispatch_combine(deployment: Deployment, layer: Layer) -> np.ndarray:
         for phase, precision in (("dispatch", policy.dispatch), ("combine", policy.combine)):
             priced = exchange(
                 deployment.machine, deployment.network, ranks, copies, kernel=deployment.kernel, phase=phase,
-                tokens=owned, hidden=deployment.model.hidden, experts=layer.experts.routed, precision=precision,
+                tokens=owned, hidden=deployment.model.expert_hidden, experts=layer.experts.routed, precision=precision,
                 fidelity="bound",
             )  # fmt: skip
             transfer = priced.transfer

@@ -176,7 +176,7 @@ class Exchange:
             kernel=deployment.kernel,
             phase=phase,
             tokens=owned.ravel(),
-            hidden=deployment.model.hidden,
+            hidden=deployment.model.expert_hidden,
             experts=experts,
             precision=precision,
             fidelity=deployment.fidelity,

@@ -233,7 +233,7 @@ class MicroBatch:
                 np.stack([np.concatenate([part.entering[here] for part in layer]) for layer in layers]),
                 experts.top_k,
             ),
-            hidden=deployment.model.hidden,
+            hidden=deployment.model.expert_hidden,
             ffn=experts.ffn // parallelism.expert_tp,
             gated=experts.gated,
             weights=policy.experts,

@@ -106,7 +106,9 @@ def simulate(data: Mapping[str, object]) -> Outcome:
     if "load" in data:
         return _serve(plain)
     if data.get("workload", {}).get("kind") == "training":
-        return _train(plain)
+        from moesim.study.entries.training_outcome import training_outcome
+
+        return training_outcome(plain)
     return _step(plain)
 
 
@@ -179,43 +181,6 @@ def _step(data: Mapping[str, object]) -> Outcome:
         tpot={"mean": total} if decode else {},
         ttft={} if decode else {"mean": total},
         peak_flops_per_s=assembly.deployment.machine.device.peak.get("bf16", 0.0),
-        low=float(metrics["step_time_low_s"]) / total,
-        high=float(metrics["step_time_high_s"]) / total,
-    )
-
-
-_TRAINING_KINDS = (
-    ("experts", ("experts",)),
-    ("exchange", ("exposed_dispatch", "exposed_combine", "exposed_gradient_dispatch", "exposed_gradient_combine")),
-    ("sharding", ("exposed_gradients", "exposed_parameters", "exposed_weights", "optimizer")),
-    ("bubble", ("pipeline_bubble", "end_of_step")),
-)
-
-
-def _train(data: Mapping[str, object]) -> Outcome:
-    from moesim.study.train import run_training
-
-    result = run_training(document_of(data))
-    metrics, job = result.metrics, result.assembly.job
-    total = float(metrics["step_time_s"])
-    seconds: dict[str, float] = {}
-    for kind, value in metrics["breakdown_s"].items():
-        group = next((name for name, prefixes in _TRAINING_KINDS if kind.startswith(prefixes)), "dense")
-        if group == "dense" and kind.startswith("exposed_"):
-            group = "collectives"
-        seconds[group] = seconds.get(group, 0.0) + float(value)
-    layers = len(job.model.layers) / job.parallelism.pp
-    return Outcome(
-        devices=job.cluster.ranks,
-        node=node_size(job.cluster),
-        total_s=total,
-        seconds=seconds,
-        input_tokens=float(job.step_tokens),
-        sequences=float(data["workload"]["global_batch"]),
-        ranks=job.cluster.ranks,
-        passes=metrics["microbatches"] * layers,
-        model_flops=float(metrics["model_flops_per_token"]) * job.step_tokens,
-        peak_flops_per_s=job.machine.device.peak.get("bf16", 0.0),
         low=float(metrics["step_time_low_s"]) / total,
         high=float(metrics["step_time_high_s"]) / total,
     )

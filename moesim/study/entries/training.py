@@ -221,7 +221,7 @@ def _kernel(job: Job, ranks: int) -> str:
         return "ragged_all_to_all"
     if ranks > domain(job.hardware):
         return "deepep_normal"
-    return "nvlink_one_sided" if "nvl72" in job.hardware.name else "deepep_normal"
+    return "nvlink_one_sided"
 
 
 def lighter(document: dict[str, object]) -> list[dict[str, object]]:

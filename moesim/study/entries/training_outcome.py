@@ -1,0 +1,98 @@
+"""Run the training scenario of a published figure.
+
+A pipeline repeats itself: beyond its warm-up a step grows by the same time for each further microbatch of every replica.
+Steps of many microbatches are therefore simulated with few and with a few more, and continued in a straight line
+(`tests/study/entries/test_training.py` compares with whole steps).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from moesim.study.entries.documents import document_of
+from moesim.study.entries.outcome import Outcome, node_size
+from moesim.study.train import run_training
+
+# Kinds of work that calibrations weigh, by how the breakdown's names begin.
+_KINDS = (
+    ("experts", ("experts",)),
+    ("exchange", ("exposed_dispatch", "exposed_combine", "exposed_gradient_dispatch", "exposed_gradient_combine")),
+    ("sharding", ("exposed_gradients", "exposed_parameters", "exposed_weights", "optimizer")),
+    ("collectives", ("exposed_",)),
+    ("bubble", ("pipeline_bubble", "end_of_step")),
+)
+_FEWEST = 8  # microbatches of the shorter of the two steps, at least
+
+
+def training_outcome(data: Mapping[str, object]) -> Outcome:
+    """The outcome of a training scenario's data. Raises InvalidInput, Infeasible."""
+    many, few, more = _microbatches(data)
+    if few is None:
+        return _run(data, many)
+    short, long = (_run(_cut(data, many, count), count) for count in (few, more))
+    return _continued(short, few, long, more, many)
+
+
+def _microbatches(data: Mapping[str, object]) -> tuple[int, int | None, int | None]:
+    """(of a replica, of a short step, of a longer one); None where the whole step is short enough."""
+    degrees, work = data["parallelism"], data["workload"]
+    stages = degrees.get("pp", 1)
+    replicas = data["cluster"]["devices"] // (degrees.get("tp", 1) * degrees.get("cp", 1) * stages)
+    many = max(1, work["global_batch"] // (work["microbatch"] * replicas))
+    unit = 2 * stages if data["schedule"]["kind"] == "dualpipe" else stages
+    few = unit * -(-max(_FEWEST, 2 * stages) // unit)
+    more = few + unit * -(-max(4, stages) // unit)
+    return (many, few, more) if many > more + few // 2 and many % unit == 0 else (many, None, None)
+
+
+def _cut(data: Mapping[str, object], many: int, microbatches: int) -> dict[str, object]:
+    work = data["workload"]
+    return {**data, "workload": {**work, "global_batch": work["global_batch"] // many * microbatches}}
+
+
+def _continued(short: Outcome, few: int, long: Outcome, more: int, many: int) -> Outcome:
+    """The step of `many` microbatches, in a straight line through those of `few` and `more`."""
+
+    def at(one: float, other: float) -> float:
+        return one + (other - one) * (many - few) / (more - few)
+
+    kinds = {*short.seconds, *long.seconds}
+    seconds = {kind: max(at(short.seconds.get(kind, 0.0), long.seconds.get(kind, 0.0)), 0.0) for kind in sorted(kinds)}
+    return Outcome(
+        devices=short.devices,
+        node=short.node,
+        total_s=at(short.total_s, long.total_s),
+        seconds=seconds,
+        input_tokens=at(short.input_tokens, long.input_tokens),
+        sequences=at(short.sequences, long.sequences),
+        ranks=short.ranks,
+        passes=at(short.passes, long.passes),
+        model_flops=at(short.model_flops, long.model_flops),
+        peak_flops_per_s=short.peak_flops_per_s,
+        low=long.low,
+        high=long.high,
+    )
+
+
+def _run(data: Mapping[str, object], microbatches: int) -> Outcome:
+    result = run_training(document_of(data))
+    metrics, job = result.metrics, result.assembly.job
+    total = float(metrics["step_time_s"])
+    seconds: dict[str, float] = {}
+    for kind, value in metrics["breakdown_s"].items():
+        group = next((name for name, prefixes in _KINDS if kind.startswith(prefixes)), "dense")
+        seconds[group] = seconds.get(group, 0.0) + float(value)
+    return Outcome(
+        devices=job.cluster.ranks,
+        node=node_size(job.cluster),
+        total_s=total,
+        seconds=seconds,
+        input_tokens=float(job.step_tokens),
+        sequences=float(data["workload"]["global_batch"]),
+        ranks=job.cluster.ranks,
+        passes=microbatches * len(job.model.layers) / job.parallelism.pp,
+        model_flops=float(metrics["model_flops_per_token"]) * job.step_tokens,
+        peak_flops_per_s=job.machine.device.peak.get("bf16", 0.0),
+        low=float(metrics["step_time_low_s"]) / total,
+        high=float(metrics["step_time_high_s"]) / total,
+    )
