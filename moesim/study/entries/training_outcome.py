@@ -1,7 +1,7 @@
 """Run the training scenario of a published figure.
 
-A pipeline repeats itself: beyond its warm-up a step grows by the same time for each further microbatch of every replica.
-Steps of many microbatches are therefore simulated with few and with a few more, and continued in a straight line
+A pipeline repeats itself: beyond its warm-up a step grows by the same time for each further microbatch. Steps of many
+microbatches are therefore simulated with few and with a few more, and continued in a straight line
 (`tests/study/entries/test_training.py` compares with whole steps).
 """
 
