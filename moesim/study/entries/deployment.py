@@ -2,11 +2,13 @@
 
 Rules that hold for all entries alike, where a text does not say:
 
+- devices: as the degrees say; of wide EP all that are stated, else 32; else the smallest power of two on which weights
+  take less than half of the memory, or the devices of the entry if they fit a scale-up domain and it speaks of users;
 - one server: attention data parallelism where the text speaks of wide EP, DEP or attention DP, else tensor parallelism;
 - FP4 checkpoints: experts alone for MLA models (nvidia/DeepSeek-R1-FP4), all matrices for others
   (nvidia/Qwen3-235B-A22B-FP4); models released in MXFP4 stay in it;
 - FP8: 128x128 blocks; KV cache in FP8 on chips with FP4 units unless all is BF16, else BF16;
-- chips without the format's matrix units multiply in BF16;
+- chips without the format's matrix units multiply in BF16; where the released format does not fit, 4 bits (INT4);
 - as many redundant experts as make every rank's slots whole (256 experts on 72 ranks: 288 slots), at least 32 where
   the text speaks of a load balancer (EPLB).
 """
@@ -22,6 +24,7 @@ from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
 from moesim.hardware.precision import PRECISIONS, matmul_peak
 from moesim.model.architecture import MoEModel, require_shapes
+from moesim.model.parameters import parameters
 from moesim.spec.model_file import load_model
 from moesim.spec.profile import load_profile
 from moesim.study.entries import words
@@ -33,7 +36,8 @@ from moesim.study.entries.formats import Formats, formats
 _TRACES = {(256, 8): "deepseek-v3-miniature", (128, 8): "qwen3-miniature", (8, 2): "mixtral-miniature"}
 _REDUNDANT = 32  # experts that DeepSeek and SGLang replicate
 SIGMA = 0.9  # of lognormal popularity, where no capture has the geometry; see docs/serving.md
-SERVER = 8  # devices of one server where nothing is stated
+SERVER = 8  # devices of one node
+WIDE = 32  # devices of a wide expert-parallel pool where nothing is stated
 
 
 @lru_cache(maxsize=64)
@@ -104,9 +108,16 @@ def server_of(entry: Entry, assume: Assumptions) -> Server:
     model, hardware = model_named(entry.model), hardware_named(entry.hardware)
     said = degrees(f"{entry.parallelism} {entry.metric if 'EP' in entry.metric else ''}")
     lower = f"{entry.parallelism} {entry.metric} {entry.batch} {entry.note}".lower()
-    devices = _devices(entry, said, hardware, assume)
-    attention_dp, ep = _split(said, devices, lower, model, assume)
     given = formats(entry.precision)
+    if given.weights is None and "mlperf" in f"{entry.metric} {entry.source}".lower():
+        narrow = "fp4" if "fp4" in hardware.device.peak else "fp8_any"
+        given = Formats(str(assume.take(None, narrow, "as MLPerf submissions run, weights in")), given.kv)
+    devices = _devices(entry, said, lower, hardware, assume)
+    if devices is None:
+        policy = precision(given, model, hardware, SERVER, Assumptions())
+        smallest = _smallest(model, hardware, policy)
+        devices = int(assume.take(None, smallest, "devices of a server:"))
+    attention_dp, ep = _split(said, devices, lower, model, assume)
     return Server(
         model=model,
         hardware=hardware,
@@ -116,14 +127,14 @@ def server_of(entry: Entry, assume: Assumptions) -> Server:
         ep=ep,
         stated=said,
         formats=given,
-        precision=precision(given, model, hardware, assume),
+        precision=precision(given, model, hardware, devices, assume),
         balanced=bool(occurs(r"perfect (balance|eplb)|balanced routing|force", lower)),
         redundant=bool(occurs(r"eplb|redundant", lower)) or ep > SERVER,
     )
 
 
-def _devices(entry: Entry, said: Degrees, hardware: Hardware, assume: Assumptions) -> int:
-    """Devices of one server."""
+def _devices(entry: Entry, said: Degrees, text: str, hardware: Hardware, assume: Assumptions) -> int | None:
+    """Devices of one server; None where nothing is said of it. text: in lower case."""
     whole = said.dep or said.tep
     if whole is None and said.tp and (said.dp or 1) > 1:
         whole = said.tp * said.dp
@@ -134,14 +145,41 @@ def _devices(entry: Entry, said: Degrees, hardware: Hardware, assume: Assumption
     if hardware.device.kind == "tpu" and entry.devices and whole and whole > entry.devices:
         assume.note(f"{whole} cores are {entry.devices} chips")
         whole = entry.devices
+    if whole is None and occurs(r"wide[- ]?ep", text):
+        whole = int(assume.take(_pool(entry, text), WIDE, "devices of a pool:"))
+    if whole is None and not entry.parallelism and "mlperf" in f"{text} {entry.source.lower()}":
+        return None
     if whole is None:
-        limit = domain(hardware)
-        whole = int(
-            assume.take(entry.devices if (entry.devices or 0) <= limit else None, SERVER, "devices of a server")
-        )
+        return entry.devices if entry.devices and entry.devices <= domain(hardware) else None
     if entry.devices and whole > entry.devices:
         raise NotStated(f"degrees of {whole} devices, but {entry.devices} in all")
     return whole
+
+
+def _pool(entry: Entry, text: str) -> int | None:
+    """Devices of the prefill or decode pool that a figure of a disaggregated system is about."""
+    which = "prefill" if "prefill throughput" in text else "decode"
+    nodes = re.search(rf"(\d+) {which}(?: \+ \d+ decode)? nodes|(\d+) {which} nodes", text)
+    count = nodes or re.search(rf"(\d+) {which}\b", text)
+    if count and "nodes" in text:
+        return int(next(group for group in count.groups() if group)) * SERVER
+    return entry.devices
+
+
+def _smallest(model: MoEModel, hardware: Hardware, formats_of: dict[str, str]) -> int:
+    """The smallest power of two of devices on which weights take less than half of the memory."""
+    experts, rest = expert_parameters(model)
+    size = experts * PRECISIONS[formats_of["experts"]].bytes + rest * PRECISIONS[formats_of["dense"]].bytes
+    devices = 1
+    while size / devices > hardware.device.hbm_bytes / 2 and devices < domain(hardware):
+        devices *= 2
+    return devices
+
+
+def expert_parameters(model: MoEModel) -> tuple[int, int]:
+    """(parameters of all routed experts, all others)."""
+    found = parameters(model)
+    return found.routed_experts, found.total - found.routed_experts
 
 
 def domain(hardware: Hardware) -> int:
@@ -158,7 +196,7 @@ def _split(said: Degrees, devices: int, lower: str, model: MoEModel, assume: Ass
         wide = True
     nothing = not (said.tp or said.ep or said.dep or said.tep or said.dp)
     if nothing and not wide and devices > 1:
-        alone = bool(occurs(r"single-stream|min[- ]latency|tpos|min latency", lower))
+        alone = bool(occurs(r"single-stream|min[- ]latency|tpos|tps/user", lower))
         wide = not alone
         assume.note("tensor parallelism" if alone else f"attention DP and EP over {devices} devices")
     if wide and devices > 1:
@@ -167,11 +205,16 @@ def _split(said: Degrees, devices: int, lower: str, model: MoEModel, assume: Ass
     return 1, ep if devices % ep == 0 else 1
 
 
-def precision(given: Formats, model: MoEModel, hardware: Hardware, assume: Assumptions) -> dict[str, str]:
+def precision(given: Formats, model: MoEModel, hardware: Hardware, devices: int, assume: Assumptions) -> dict[str, str]:
     """Formats by kind of tensor, by the rules at the top."""
     peak = hardware.device.peak
     released = model.native_experts or model.native
-    weights = given.weights or str(assume.take(None, released, "weights as released,"))
+    weights = given.weights
+    if weights is None:
+        experts, rest = expert_parameters(model)
+        fits = (experts + rest) * PRECISIONS[released].bytes < 0.85 * devices * hardware.device.hbm_bytes
+        words_of = "weights as released:" if fits else "weights, as the released ones would not fit:"
+        weights = str(assume.take(None, released if fits else "int4", words_of))
     mla = any(layer.attention and layer.attention.kind == "mla" for layer in model.layers)
     experts = dense = {"fp8_any": "fp8_block", "fp8": "fp8_block"}.get(weights, weights)
     if released.startswith("mxfp4") and weights != "bf16":
@@ -182,6 +225,8 @@ def precision(given: Formats, model: MoEModel, hardware: Hardware, assume: Assum
         dense = "bf16"
     kv = given.kv or ("fp8" if "fp4" in peak and experts != "bf16" else "bf16")
     found = {"experts": experts, "dense": dense, "dispatch": "bf16", "combine": "bf16", "kv": kv}
+    if experts == "nvfp4" and "fp4" not in peak:  # weight-only kernels of Marlin's kind know it as four bits
+        found |= {"experts": "mxfp4", "dense": "mxfp4" if dense == "nvfp4" else dense}
     for key, activations in (("experts", "expert_activations"), ("dense", "activations")):
         own = "mxfp8" if found[key] == "mxfp4" and "fp8" in peak and "fp4" in peak else None
         wanted = PRECISIONS[own or found[key]]

@@ -6,7 +6,10 @@ for everything else. Where a figure does not state how many sequences are under 
 - a throughput "at" some speed of each user, or under a latency limit (MLPerf): the most that keeps to it;
 - a single stream, a minimum latency: one;
 - a maximum throughput: as many as the KV cache holds at full length, at most the stack's limit. Stacks are taken to
-  give layers with sliding windows as much cache as others, as TensorRT-LLM does by default.
+  give layers with sliding windows as much cache as others, as TensorRT-LLM does by default;
+- a latency: the entry does not state enough.
+
+Pools with wide EP under SGLang and at DeepSeek overlap two micro-batches unless the text denies it.
 """
 
 from __future__ import annotations
@@ -31,7 +34,6 @@ from moesim.workload.footprint import kv_bytes
 
 _PRESET = {"sglang": "sglang", "trtllm": "trtllm", "vllm": "vllm"}
 ROUNDS = 3  # requests a slot of a load that keeps its server full
-_STEP_SEQUENCES = 256  # sequences a rank of a decode pool, at most, where nothing is stated (SGLang's default)
 _ACCEPTANCE = 0.8  # of drafted tokens, where not stated: DeepSeek-V3 reports 85-90 % for the second token
 
 
@@ -49,21 +51,28 @@ class Traffic:
 def inference_case(entry: Entry, quantity: Quantity, runner: Runner) -> Case:
     """The case of an entry. Raises NotStated."""
     assume = Assumptions()
+    if quantity.what == "tokens" and quantity.side == "" and "inferencex" in entry.source.lower():
+        quantity = replace(quantity, side="total")
+        assume.note("tokens in and out, as InferenceX counts them")
     server = server_of(entry, assume)
     lengths = lengths_of(entry, assume)
     traffic = traffic_of(entry, server, assume)
     text = f"{entry.metric} {entry.parallelism}".lower()
+    if quantity.what in ("tpot", "ttft") and traffic.sequences is None and traffic.speed is None:
+        raise NotStated("a latency without the number of requests under way")
     prompts = quantity.side == "input" or "prefill-only" in text
     decoding = bool(occurs(r"\bdecode", text)) or (server.ep > 8 and quantity.what in ("tokens", "speedup"))
+    decoding = decoding and quantity.side != "total"
     if prompts and quantity.what in ("tokens", "speedup"):
-        document, kind = prefill_step(entry, server, lengths, assume), "prefill"
+        document, kind = prefill_step(entry, server, lengths, assume, _overlap(server, text)), "prefill"
     elif decoding and quantity.what in ("tokens", "speedup", "user"):
-        document, kind = decode_step(server, lengths, traffic, assume), "decode"
+        document, kind = decode_step(server, lengths, traffic, assume, _overlap(server, text)), "decode"
     else:
         document, kind = load(server, lengths, traffic, assume, runner), "load"
     base = None
     if quantity.what == "speedup":
         base = {**document, "overlap": {"kind": "shared_expert"}}
+        document = {**document, "overlap": {"kind": "two_batch"}}
     tokens = sum(traffic.acceptance**i for i in range(traffic.drafts + 1)) if kind == "decode" else 1.0
     return Case(
         entry.id,
@@ -73,7 +82,7 @@ def inference_case(entry: Entry, quantity: Quantity, runner: Runner) -> Case:
         tuple(assume.texts),
         age=age(entry.software),
         base=base,
-        kept=tokens / (traffic.drafts + 1) if kind == "decode" else 1.0,
+        kept=tokens,
         kept_tokens=tokens,
         devices=entry.devices if quantity.per == "system" else None,
     )
@@ -87,7 +96,7 @@ def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
     speed = re.search(r"at (\d+(?:\.\d+)?) ?tok\w*/s/user", text)
     if speed:
         return Traffic(None, float(speed[1]), drafts, acceptance)
-    if occurs(r"single-stream|min[- ]latency|minimum latency|tpos", text):
+    if occurs(r"single-stream|min[- ]latency|minimum latency|tpos|tps/user", text):
         return Traffic(1, None, drafts, acceptance)
     if limit := _mlperf_limit(entry):
         assume.note(f"at least {limit:g} tokens/s for every user (MLPerf's limit)")
@@ -217,32 +226,60 @@ def slowed(document: dict[str, object], speed: float, assume: Assumptions, runne
     return with_flight(low * step)
 
 
-def decode_step(server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions) -> dict[str, object]:
+def _overlap(server: Server, text: str) -> dict[str, str]:
+    """Two micro-batches in turns where SGLang and DeepSeek serve with wide EP."""
+    if occurs(r"(without|no|w/o) (tbo|two)", text) or server.ep <= 8 or server.stack not in ("sglang", "deepseek"):
+        return {"kind": "shared_expert"}
+    return {"kind": "two_batch"}
+
+
+def decode_step(
+    server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions, overlap: dict[str, str]
+) -> dict[str, object]:
     """One decode step of a pool that only decodes: the file of `moesim run`."""
     context = lengths.input + (lengths.output or 0) // 2
     sequences = traffic.sequences
     if sequences is None:
         preset = _PRESET.get(server.stack, "sglang")
         room = capacity(server, preset, Lengths(context, 1))
-        sequences = min(room, _STEP_SEQUENCES)
+        sequences = room - room % 2 if room > 1 else 1
         assume.note(f"{sequences} sequences a rank")
+    work: dict[str, object] = {"kind": "decode", "sequences_per_rank": sequences, "context": context}
+    if traffic.drafts:
+        drafts = {"draft_tokens": traffic.drafts, "acceptance": traffic.acceptance, "draft": {"kind": "mtp"}}
+        work["speculative"] = drafts
+    if overlap["kind"] == "two_batch" and sequences < 2:
+        overlap = {"kind": "shared_expert"}
     return server.document() | {
-        "workload": {"kind": "decode", "sequences_per_rank": sequences * (1 + traffic.drafts), "context": context},
-        "overlap": {"kind": "shared_expert"},
+        "workload": work,
+        "overlap": overlap,
         "network": {"all_to_all": _kernel(server, prompts=False)},
+        "precision": _on_the_wire(server, _kernel(server, prompts=False)),
     }
 
 
-def prefill_step(entry: Entry, server: Server, lengths: Lengths, assume: Assumptions) -> dict[str, object]:
+def prefill_step(
+    entry: Entry, server: Server, lengths: Lengths, assume: Assumptions, overlap: dict[str, str]
+) -> dict[str, object]:
     """One step of a pool that only computes prompts."""
     prompt = lengths.input
     tokens = words.count(entry.batch) if occurs("tok", entry.batch.lower()) else None
     tokens = int(assume.take(tokens, max(8192, prompt), "new tokens a rank"))
+    prompts = max(1, round(tokens / prompt))
+    if overlap["kind"] == "two_batch" and prompts < 2:
+        overlap = {"kind": "shared_expert"}
     return server.document() | {
-        "workload": {"kind": "prefill", "sequences_per_rank": max(1, round(tokens / prompt)), "prompt": prompt},
-        "overlap": {"kind": "shared_expert"},
+        "workload": {"kind": "prefill", "sequences_per_rank": prompts, "prompt": prompt},
+        "overlap": overlap,
         "network": {"all_to_all": _kernel(server, prompts=True)},
+        "precision": _on_the_wire(server, _kernel(server, prompts=True)),
     }
+
+
+def _on_the_wire(server: Server, kernel: str) -> dict[str, str]:
+    """The server's formats; DeepEP sends tokens to FP8 experts in FP8."""
+    narrow = kernel.startswith("deepep") and server.precision["experts"] == "fp8_block"
+    return server.precision | ({"dispatch": "fp8_block"} if narrow else {})
 
 
 def _kernel(server: Server, *, prompts: bool) -> str:

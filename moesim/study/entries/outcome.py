@@ -167,8 +167,8 @@ def _step(data: Mapping[str, object]) -> Outcome:
     assembly = assemble(document)
     metrics = run_assembly(document, assembly).metrics
     total, batch = float(metrics["step_time_s"]), assembly.batch
-    tokens = float(batch.tokens.sum())
     decode = batch.phase == "decode"
+    tokens = float(batch.sequences.sum() if decode else batch.tokens.sum())
     return Outcome(
         devices=assembly.deployment.cluster.ranks,
         node=node_size(assembly.deployment.cluster),

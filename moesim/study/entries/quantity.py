@@ -106,12 +106,9 @@ def _share(words: str, unit: str) -> Quantity | None:
 def _side(words: str, unit: str) -> str:
     if "input" in unit or "prefill" in words or "input tok" in words:
         return "input"
-    if (
-        re.search(r"total \(in|in ?\+ ?out|total token|mixed throughput|total throughput", words)
-        and "output" not in words
-    ):
+    if re.search(r"total \(in|in ?\+ ?out|total token|total throughput", words) and "output" not in words:
         return "total"
-    return "output" if re.search(r"output|decode|generat", words + unit) else ""
+    return "output" if re.search(r"output|decode|generat|mixed", words + unit) else ""
 
 
 def _per(words: str, unit: str) -> str:
