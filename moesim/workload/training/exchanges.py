@@ -84,7 +84,7 @@ class Exchanges:
                 kernel=job.kernel,
                 phase=phase,
                 tokens=np.full(groups.size, job.owned_tokens),
-                hidden=job.model.hidden,
+                hidden=job.model.expert_hidden,
                 experts=job.model.layers[job.model.moe_layers[0]].experts.routed,
                 precision=job.formats.dispatch if phase == "dispatch" else job.formats.combine,
                 fidelity=job.fidelity,
@@ -99,7 +99,7 @@ class Exchanges:
         if job.parallelism.expert_tp == 1:
             return None
         arrived = self.draws.entering[draw_of(job, variant), row]  # [expert_dp, expert_tp, ep]
-        size = float(arrived.sum(axis=1).max()) * job.model.hidden * BF16
+        size = float(arrived.sum(axis=1).max()) * job.model.expert_hidden * BF16
         key = f"expert_{kind}"
         return self._collective(key, kind, self._groups(job.parallelism.expert_tp_groups), size)
 

@@ -135,7 +135,7 @@ def _of_rank(job: Job, rank: int, loads: _Loads, reserve: float) -> TrainingFoot
         gathered = 2 * max((layer.dense + layer.experts for layer in layers), default=0.0)
     own = sharded if job.zero else total
     states = job.optimizer.matrix_states
-    received = loads.entering * job.model.hidden * (parallelism.ep > 1)
+    received = loads.entering * job.model.expert_hidden * (parallelism.ep > 1)
     last = len(job.stages) - 1 in stages
     head = shapes.head(job.model, parallelism.tp)[0].n
     return TrainingFootprint(
@@ -218,7 +218,7 @@ def _expert_bytes(job: Job, layer: Layer, pairs: np.ndarray) -> np.ndarray:
     need no outputs."""
     experts, operand = layer.experts, job.formats.expert_activations.bytes
     inner = _ffn_bytes(job, pairs, experts.ffn // job.parallelism.expert_tp, experts.gated, operand)
-    return pairs * job.model.hidden * operand + inner
+    return pairs * job.model.expert_hidden * operand + inner
 
 
 def not_in(module: str, job: Job) -> bool:

@@ -113,7 +113,7 @@ def _experts(
     """Experts of ranks: permute, both grouped products, activation, un-permute with the gates, and back again. Also the
     activation alone."""
     experts = job.model.layers[job.model.moe_layers[0]].experts
-    hidden, ffn = job.model.hidden, experts.ffn // job.parallelism.expert_tp
+    hidden, ffn = job.model.expert_hidden, experts.ffn // job.parallelism.expert_tp
     width = (1 + experts.gated) * ffn
     formats = job.formats
     narrow = formats.expert_activations

@@ -1,0 +1,96 @@
+"""Training figures: jobs read off texts, stages, and steps continued in a straight line."""
+
+import pytest
+
+from moesim.study.entries.case import Assumptions, NotStated
+from moesim.study.entries.entry import Entry
+from moesim.study.entries.outcome import Runner
+from moesim.study.entries.predict import case_of, run_case
+from moesim.study.entries.training import stages
+from moesim.study.entries.training_outcome import _microbatches, _run, training_outcome
+
+ENTRY = {
+    "id": "x", "kind": "training", "model": "Qwen3_30B_a3B", "hardware": "DGX-GB200", "devices": 8,
+    "parallelism": "TP1 PP2 CP1 VP2 EP4", "precision": "MXFP8", "batch": "GBS 128, MBS 1", "input_len": "1024",
+    "software": "NeMo container 26.04", "metric": "training throughput per GPU", "unit": "tok/s/GPU",
+    "note": "force-balanced routing, dropless",
+}  # fmt: skip
+
+
+def case(**changes):
+    return case_of(Entry(**{**ENTRY, **changes}), Runner())
+
+
+def test_a_job_is_read_off_its_texts():
+    found = case()
+    document = found.document
+    assert document["cluster"] == {"hardware": "gb200_nvl72", "devices": 8}
+    assert document["parallelism"] == {"tp": 1, "cp": 1, "pp": 2, "ep": 4, "expert_tp": 1, "zero": 1}
+    assert document["schedule"] == {"kind": "interleaved", "virtual_stages": 2}
+    assert document["workload"]["global_batch"] == 128
+    assert document["routing"] == {"kind": "balanced"}
+    assert (found.stack, found.age) == ("megatron fp8", pytest.approx(0))
+
+
+def test_routing_is_a_capture_unless_balance_was_forced():
+    assert case(note="").document["routing"]["kind"] == "trace"
+    assert case(note="", model="Qwen3 30B (tokendrop)").document["routing"]["kind"] == "balanced"
+    assert case(note="use_random_routing=True").document["routing"]["kind"] == "balanced"
+
+
+def test_maxtext_shards_everything():
+    document = case(
+        software="MaxText", hardware="TPU v5p-256", devices=128, parallelism="FSDP", batch="per_device_batch 4",
+        precision="bf16",
+    ).document  # fmt: skip
+    assert document["parallelism"] == {"tp": 1, "cp": 1, "pp": 1, "ep": 1, "expert_tp": 1, "zero": 3}
+    assert document["workload"]["global_batch"] == 512
+    assert document["workload"]["microbatch"] == 4
+
+
+def test_a_job_without_degrees_runs_as_its_recipe():
+    found = case(model="DeepSeek-V3", hardware="GB300", devices=None, parallelism="", batch="", precision="")
+    assert found.document["parallelism"]["pp"] == 2
+    assert any("recipe" in text for text in found.assumed)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [({"devices": 6, "parallelism": "TP4"}, "does not divide"), ({"devices": None}, "number of devices")],
+)
+def test_jobs_that_cannot_be_are_refused(changes, words):
+    with pytest.raises(NotStated, match=words):
+        case(**changes)
+
+
+@pytest.mark.parametrize(
+    ("layers", "chunks", "expected"),
+    [
+        (61, 16, [4] * 15 + [1]),  # Megatron's "Et*4|(t*4|)*14tmL"
+        (61, 32, [2] * 30 + [1, 0]),
+        (94, 24, [3] + [4] * 22 + [3]),  # embedding and loss count as a layer
+        (10, 4, [2, 3, 3, 2]),
+        (9, 4, [3, 3, 3, 0]),
+    ],
+)
+def test_layers_of_uneven_stages(layers, chunks, expected):
+    assert stages(layers, chunks) == expected
+
+
+def test_a_continued_step_equals_the_whole_one():
+    document = case().document
+    many, few, more = _microbatches(document)
+    assert (many, few, more) == (32, 8, 12)
+    continued, whole = training_outcome(document), _run(document, many)
+    assert continued.total_s == pytest.approx(whole.total_s, rel=1e-3)
+    assert continued.input_tokens == whole.input_tokens
+    assert continued.seconds == pytest.approx(whole.seconds, rel=0.01, abs=1e-4)
+
+
+def test_a_job_that_does_not_fit_recomputes():
+    found = case(hardware="H100", parallelism="EP8", batch="GBS 64, MBS 4", input_len="4096", precision="BF16")
+    lighter, _ = run_case(found, Runner())
+    assert found.document["recomputation"] == {"kind": "none"}
+    assert lighter.document["recomputation"] != {"kind": "none"}
+    assert "would not fit" in lighter.assumed[-1]
+    assert Assumptions().texts == []
