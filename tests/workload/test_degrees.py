@@ -5,10 +5,12 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from moesim.cost.estimate import Cost
 from moesim.engine.simulate import simulate
 from moesim.model.architecture import Attention
 from moesim.model.per_token import mean_attended_tokens
 from moesim.network.coflow import rates
+from moesim.workload import local, micro_batch, routers
 from moesim.workload.deployment import Batch
 from moesim.workload.exchange import holders
 from moesim.workload.inference import inference_step
@@ -36,7 +38,7 @@ def degrees(draw):
     }  # fmt: skip
 
 
-@settings(max_examples=25)
+@settings(max_examples=14)
 @given(
     chosen=degrees(),
     workload=st.sampled_from([DECODE, PREFILL]),
@@ -142,3 +144,60 @@ def test_context_parallelism_moves_keys_and_values(scenario):
         sent.append(sum(op.transfer.received.sum() for op in step.program.ops if op.kind == "context_exchange"))
     # 4 layers, 4 ranks, each gets the 3/4 of 64 tokens that it lacks: keys and values of 4 heads of 16, BF16
     assert sent == [pytest.approx(4 * 4 * 48 * 2 * 4 * 16 * 2)] * 2
+
+
+def flops_as_seconds(patch):
+    """Let every product take a second a FLOP and everything else no time, so that a program adds up FLOPs."""
+
+    def product(machine, tokens, n, k, **formats):
+        work = 2.0 * np.asarray(tokens, dtype=float) * n * k
+        return Cost(work, work, work, np.zeros_like(work))
+
+    def experts(machine, tokens, *, hidden, ffn, gated, **rest):
+        work = 2.0 * tokens.sum(axis=-1) * (2 + gated) * hidden * ffn
+        return Cost(work, work, work, np.zeros_like(work))
+
+    def nothing(machine, moved, **rest):
+        none = np.zeros_like(np.asarray(moved, dtype=float))
+        return Cost(none, none, none, none)
+
+    for module, name, function in (
+        (local, "gemm", product), (routers, "gemm", product), (micro_batch, "routed_experts", experts),
+        (local, "memory_bound", nothing), (routers, "memory_bound", nothing),
+    ):  # fmt: skip
+        patch.setattr(module, name, function)
+
+
+def total_flops(assembly, overlap="none"):
+    """{kind: FLOPs of one step over all ranks}."""
+    step = inference_step(assembly.deployment, assembly.batch, assembly.routes, OVERLAPS[overlap])
+    found = {}
+    for program in step.programs:
+        for op in program.ops:
+            if op.seconds is not None:
+                found[op.kind] = found.get(op.kind, 0.0) + op.seconds.sum() / step.rounds
+    return found
+
+
+@settings(max_examples=8)
+@given(chosen=degrees(), prefill=st.booleans(), overlap=st.sampled_from(["none", "two_batch"]))
+def test_products_add_up_to_those_of_one_rank(shared_scenario, chosen, prefill, overlap):
+    """FLOPs of every kind over all ranks are those of the whole model on one, times what is replicated by design."""
+    total = 128  # sequences of all replicas: powers of two, so that nothing is padded
+    kind = "prefill, prompt: 32" if prefill else "decode, context: 100"
+
+    def assembled(**degrees):
+        sequences = total // degrees["dp"]
+        return shared_scenario(workload=f"{{kind: {kind}, sequences_per_rank: {sequences}}}", **degrees)
+
+    with pytest.MonkeyPatch.context() as patch:
+        flops_as_seconds(patch)
+        whole = total_flops(assembled(devices=1, dp=1, ep=1, slots=16))
+        parts = total_flops(assembled(**chosen), overlap)
+    alone = chosen["dp"] * chosen["cp"] == 1
+    for kind in ("projections", "dense_ffn", "shared_expert", "experts"):
+        assert parts[kind] == pytest.approx(whole[kind]), kind
+    # Where every rank holds all tokens, each routes all of them.
+    assert parts["router"] == pytest.approx(whole["router"] * (chosen["tp"] if alone else 1))
+    # The last tokens of all prompts stand on one context-parallel rank; moesim has the others wait as if they worked.
+    assert parts["head"] == pytest.approx(whole["head"] * (chosen["cp"] if prefill else 1))

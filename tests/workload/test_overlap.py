@@ -164,7 +164,7 @@ CUTS = st.one_of(
 )
 
 
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(cut=CUTS, phase=st.sampled_from(["decode", "prefill"]), sequences=st.integers(2, 9))
 def test_every_cut_computes_and_sends_the_same_tokens(shared_scenario, cut, phase, sequences):
     workload = {
