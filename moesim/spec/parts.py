@@ -72,10 +72,10 @@ def machine_of(scenario: Scenario, hardware: Hardware) -> Machine:
 
 def check_all_to_all(scenario: Scenario, cluster: Cluster) -> None:
     """Refuse an expert-parallel kernel that cannot run here, before anything is priced."""
-    degrees = scenario.parallelism
+    degrees = parallelism_of(scenario)
     if degrees.attention_dp * degrees.cp > 1 and degrees.ep > 1:
-        ranks = scenario.cluster.devices // degrees.instances // degrees.pp
-        crosses = len(set(cluster.domain[:ranks].tolist())) > 1
+        domains = cluster.domain[degrees.ep_groups]
+        crosses = bool((domains != domains[:, :1]).any())
         try:
             check_kernel(scenario.network.all_to_all, cluster.hardware.device, crosses)
         except InvalidInput as error:
@@ -237,6 +237,10 @@ def check_split(model: MoEModel, parallelism: Parallelism) -> None:
         for field, divide in (
             ("parallelism.tp", lambda layer=layer: shapes.attention_projections(layer, model.hidden, parallelism.tp)),
             ("parallelism.tp", lambda layer=layer: shapes.dense_ffn(layer, model.hidden, parallelism.tp)),
+            (
+                "parallelism.tp",
+                lambda layer=layer: shapes.shared_expert(layer, model.hidden, parallelism.shared_expert_tp),
+            ),
             (
                 "parallelism.expert_tp",
                 lambda layer=layer: shapes.routed_experts(layer, model.hidden, parallelism.expert_tp),
