@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from moesim.engine.program import Program
+from moesim.errors import InvalidInput
 from moesim.hardware.topology import Cluster
 from moesim.model.parallelism import Parallelism
 from moesim.routing.replay import Routes
@@ -15,6 +16,7 @@ from moesim.spec.assembly import Assembly, assemble, read_scenario
 from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
 from moesim.spec.serving_scenario import serving_assembly
+from moesim.spec.training_assembly import assemble_training, is_training
 from moesim.study.metrics import rounded
 from moesim.workload.inference import inference_step
 
@@ -22,7 +24,7 @@ SCHEMA_VERSION = 1
 # The degree that each kind of collective belongs to, where its members could be those of several.
 _OWNER = {
     "dispatch": "ep", "combine": "ep", "expert_gather": "expert_tp", "expert_scatter": "expert_tp",
-    "context_exchange": "cp", "send": "pp", "all_reduce": "tp", "reduce_scatter": "tp", "all_gather": "tp",
+    "context_exchange": "cp", "send": "pp", "send_forward": "pp", "send_backward": "pp", "all_reduce": "tp", "reduce_scatter": "tp", "all_gather": "tp",
 }  # fmt: skip
 _NAMES = {"dp": "attention_dp"}
 
@@ -59,9 +61,26 @@ def explain(name_or_path: str, changes: Iterable[str] = ()) -> tuple[Layout, dic
     Raises InvalidInput as the scenario does.
     """
     document = read_scenario(name_or_path, changes)
-    kind = next((key for key in LAYOUTS if key in document.data), "workload")
-    layout = LAYOUTS[kind](document)
+    layout = _of_training(document) if is_training(document) else LAYOUTS[_kind(document)](document)
     return layout, rounded(_data(layout))
+
+
+def _kind(document: Document) -> str:
+    """The key that says what kind of scenario a file is; InvalidInput for those without ranks of their own."""
+    kind = next((key for key in LAYOUTS if key in document.data), None)
+    if kind is None:
+        raise InvalidInput(f"{document.file} is no scenario of a step, of serving or of training, which have ranks")
+    return kind
+
+
+def _of_training(document: Document) -> Layout:
+    """One training step."""
+    from moesim.workload.training.step import training_step
+
+    assembly = assemble_training(document)
+    job = assembly.job
+    step = training_step(job, assembly.line())
+    return Layout(assembly.title, "one training step", job.cluster, job.parallelism, 1, step.programs)
 
 
 def _of_step(document: Document) -> Layout:
@@ -192,7 +211,7 @@ def collectives(layout: Layout, axes: dict[str, np.ndarray]) -> list[dict[str, o
     found: dict[tuple[str, str], list[float]] = {}
     for program in layout.programs:
         for op in program.ops:
-            if op.transfer is None or op.kind == "receive":  # a message counts where it is sent
+            if op.transfer is None or op.kind.startswith("receive"):  # a message counts where it is sent
                 continue
             transfer = op.transfer
             axis = _axis_of(op.kind, transfer.ranks[transfer.group == 0], axes)
@@ -203,10 +222,11 @@ def collectives(layout: Layout, axes: dict[str, np.ndarray]) -> list[dict[str, o
             row[2] = max(row[2], float(by_group.max(initial=0.0)))
     rows = []
     for (axis, kind), (calls, sent, largest) in found.items():
-        groups = axes[axis].shape[0] if axis in axes else 1
+        name, _, times = axis.partition(" × ")
+        groups = axes[name].shape[0] / int(times or 1) if name in axes else 1
         rows.append(
             {
-                "axis": _NAMES.get(axis, axis),
+                "axis": axis.replace(name, _NAMES.get(name, name), 1),
                 "collective": kind,
                 "calls_per_step": calls / groups / layout.rounds,
                 "bytes_per_call": sent / calls if calls else 0.0,
@@ -218,11 +238,17 @@ def collectives(layout: Layout, axes: dict[str, np.ndarray]) -> list[dict[str, o
 
 
 def _axis_of(kind: str, members: Sequence[int], axes: dict[str, np.ndarray]) -> str:
-    """The degree whose groups these members are, the collective's own first; a message joins two members of one."""
+    """The degree whose groups these members are, the collective's own first; a message joins two members of one.
+
+    Under DualPipe two stages hold the same weights: their groups together are ``dp × 2``.
+    """
     wanted = set(np.asarray(members).tolist())
     own = _OWNER.get(kind)
+    several = ""
     for axis in sorted(axes, key=lambda axis: axis != own):
-        row = axes[axis][(axes[axis] == next(iter(wanted))).any(axis=1)][0]
-        if wanted == set(row.tolist()) or (axis in ("pp", "cp") and wanted <= set(row.tolist())):
+        row = set(axes[axis][(axes[axis] == next(iter(wanted))).any(axis=1)][0].tolist())
+        if wanted == row or (axis in ("pp", "cp") and wanted <= row):
             return axis
-    return own or "other"
+        if row < wanted and len(wanted) % len(row) == 0 and axis in ("dp", "expert_dp"):
+            several = several or f"{axis} × {len(wanted) // len(row)}"
+    return several or own or "other"

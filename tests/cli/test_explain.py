@@ -19,6 +19,17 @@ def test_serving(moesim_json):
     assert data["collectives"][0]["bytes_per_step"] > 0
 
 
+def test_training(moesim_json):
+    data = moesim_json("explain", "mixtral-8x7b-training-h100")
+    spans = {row["axis"]: row["span"] for row in data["groups"]}
+    assert spans["ep"] == "inside a node"
+    assert spans["pp"] == "over 4 nodes, one local rank each (a rail)"
+    rows = {(row["axis"], row["collective"]): row for row in data["collectives"]}
+    assert rows["ep", "dispatch"]["bytes_per_step"] == rows["ep", "combine"]["bytes_per_step"]  # both in BF16
+    assert rows["attention_dp", "gradients"]["bytes_per_step"] > rows["expert_dp", "gradients"]["bytes_per_step"]
+    assert not any(row["collective"].startswith("receive") for row in data["collectives"])
+
+
 @pytest.mark.parametrize(("scenario", "code"), [("nowhere", 2), ("mixtral-8x7b-h100", 0)])
 def test_exit_codes(moesim, scenario, code):
     assert moesim("explain", scenario)[0] == code
