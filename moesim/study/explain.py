@@ -23,7 +23,7 @@ from moesim.workload.inference import inference_step
 SCHEMA_VERSION = 1
 # The degree that each kind of collective belongs to, where its members could be those of several.
 _OWNER = {
-    "dispatch": "ep", "combine": "ep", "expert_gather": "expert_tp", "expert_scatter": "expert_tp",
+    "dispatch": "ep", "combine": "ep", "gradient_dispatch": "ep", "gradient_combine": "ep", "expert_gather": "expert_tp", "expert_scatter": "expert_tp",
     "context_exchange": "cp", "send": "pp", "send_forward": "pp", "send_backward": "pp", "all_reduce": "tp", "reduce_scatter": "tp", "all_gather": "tp",
 }  # fmt: skip
 _NAMES = {"dp": "attention_dp"}
@@ -247,7 +247,7 @@ def _axis_of(kind: str, members: Sequence[int], axes: dict[str, np.ndarray]) -> 
     several = ""
     for axis in sorted(axes, key=lambda axis: axis != own):
         row = set(axes[axis][(axes[axis] == next(iter(wanted))).any(axis=1)][0].tolist())
-        if wanted == row or (axis in ("pp", "cp") and wanted <= row):
+        if wanted == row or (axis == own and axis in ("pp", "cp") and wanted <= row):
             return axis
         if row < wanted and len(wanted) % len(row) == 0 and axis in ("dp", "expert_dp"):
             several = several or f"{axis} × {len(wanted) // len(row)}"
