@@ -20,7 +20,7 @@ from moesim.study.scenarios import Outcome, ScenarioKind, attempt, figure, kind_
 # What the average rank does beside others' work, or not at all: the step less its operations one after another.
 UNSTACKED = "idle less overlapped"
 _ASIDE = ("schema_version", "breakdown_s.", "hbm.by_kind.", "provenance.")  # told elsewhere, or no result
-_NOISE = 1e-9
+_NOISE = 1e-8  # results carry nine digits
 _ABSENT = object()
 
 
@@ -172,7 +172,8 @@ def _operations(one: Outcome, two: Outcome) -> pd.DataFrame:
     ]
     rows.sort(key=lambda row: (-abs(row[2] - row[1]), row[0]))
     rest = [run.metrics["step_time_s"] - sum(run.metrics["breakdown_s"].values()) for run in (one, two)]
-    rows.append((UNSTACKED, *rest, 0.0))
+    if any(abs(value) > _NOISE * run.metrics["step_time_s"] for value, run in zip(rest, (one, two), strict=True)):
+        rows.append((UNSTACKED, *rest, 0.0))
     return pd.DataFrame([(name, a, b, b - a, wait) for name, a, b, wait in rows], columns=columns)
 
 
@@ -194,7 +195,8 @@ def _hot_spots(before: Mapping, after: Mapping) -> pd.DataFrame:
 
 
 def _rank(spot: Mapping) -> str:
-    return f"{spot['rank']}: {spot['over_mean']:.2f} × the mean, {spot['per_layer_over_mean']:.2f} × in the mean layer"
+    which = f"{spot['rank']}: " if "rank" in spot else ""  # of a training step every stage has its own
+    return f"{which}{spot['over_mean']:.2f} × the mean, {spot['per_layer_over_mean']:.2f} × in the mean layer"
 
 
 def _expert(spot: Mapping) -> str:

@@ -12,6 +12,7 @@ from moesim.spec.loading import Document, Spec
 from moesim.spec.resilience_scenario import ServiceRun, TrainingRun
 from moesim.spec.scenario import Scenario
 from moesim.spec.serving_scenario import ServingScenario, serving_assembly
+from moesim.spec.training_scenario import TrainingScenario
 from moesim.study.run import run_assembly
 
 
@@ -37,6 +38,12 @@ def _run_step(document: Document, changes: tuple[str, ...]) -> Outcome:
     return run_assembly(document, assemble(document), changes)
 
 
+def _run_training(document: Document, changes: tuple[str, ...]) -> Outcome:
+    from moesim.study.train import run_training
+
+    return run_training(document, changes)
+
+
 def _run_weeks(document: Document, changes: tuple[str, ...]) -> Outcome:
     from moesim.study.training_runs import runs_of
 
@@ -55,8 +62,15 @@ def _run_serving(document: Document, changes: tuple[str, ...]) -> Outcome:
     return serve(serving_assembly(document))
 
 
-# The key that only files of the kind have -> the kind.
+# The key that only files of the kind have, or KEY:KIND where it is the kind of what stands there -> the kind.
 KINDS: dict[str, ScenarioKind] = {
+    "workload:training": ScenarioKind(
+        "training",
+        TrainingScenario,
+        _run_training,
+        ("step_time_s", "tokens_per_s_per_device", "mfu", "bubble_share", "exposed_communication_s", "hbm_bytes"),
+        "tokens_per_s_per_device",
+    ),
     "workload": ScenarioKind(
         "step",
         Scenario,
@@ -90,10 +104,12 @@ KINDS: dict[str, ScenarioKind] = {
 
 def kind_of(document: Document) -> ScenarioKind:
     """The kind of a scenario's file. Raises InvalidInput where no key tells it."""
-    for key, kind in KINDS.items():
-        if key in document.data:
+    for name, kind in KINDS.items():
+        key, _, inner = name.partition(":")
+        inside = document.data.get(key)
+        if key in document.data and (not inner or (isinstance(inside, dict) and inside.get("kind") == inner)):
             return kind
-    wanted = " or ".join(f"'{key}' ({kind.name})" for key, kind in KINDS.items())
+    wanted = " or ".join(f"'{key}' ({kind.name})" for key, kind in KINDS.items() if ":" not in key)
     raise InvalidInput(Problem(f"cannot tell what this simulates; write the key {wanted}", "", document.file, 1, 1))
 
 

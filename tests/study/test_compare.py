@@ -30,7 +30,6 @@ def test_what_differs_and_what_it_changes(longer):
 def test_changes_of_operations_add_up_to_that_of_the_step(longer):
     step = longer.figures.set_index("figure").loc["step_time_s", "change"]
     assert longer.operations["change_s"].sum() == pytest.approx(step, rel=1e-6)
-    assert longer.operations["operation"].iloc[-1] == UNSTACKED
     # A longer context is more attention and nothing else.
     assert longer.operations["operation"].iloc[0] == "attention"
     assert longer.operations["change_s"].iloc[0] == pytest.approx(step, rel=0.01)
@@ -47,6 +46,7 @@ def test_the_effect_of_the_only_change_is_the_whole(longer):
 def test_waiting_is_told_apart():
     """Without replicas the step is longer because combine waits for hot ranks, not because it carries more."""
     found = compare("quickstart", changes=["placement={kind: contiguous, slots_per_rank: 4}"])
+    assert found.operations["operation"].iloc[-1] == UNSTACKED  # the shared expert lies beside dispatch
     combine = found.operations.set_index("operation").loc["combine"]
     assert found.operations["operation"].iloc[0] == "combine"
     assert combine["waiting_change_s"] > 0.5 * combine["change_s"] > 0
@@ -74,6 +74,17 @@ def test_serving_scenarios_compare_what_their_servers_went_through():
     figures = found.figures.set_index("figure")
     assert figures.loc["tpot_s.p50", "change"] < 0
     assert figures.loc["servers.0.mean_batch", "change"] < 0
+
+
+def test_training_steps_compare():
+    """Forced balance takes away hot experts' ranks, and nothing from the optimizer."""
+    found = compare("qwen3-30b-training-tpu-v5p", changes=["routing={kind: balanced}"])
+    assert found.kind.name == "training"
+    figures, operations = found.figures.set_index("figure"), found.operations.set_index("operation")
+    assert figures.loc["mfu", "change"] > 0
+    assert operations["change_s"].sum() == pytest.approx(figures.loc["step_time_s", "change"], rel=1e-6)
+    assert operations.loc["optimizer", "change_s"] == 0
+    assert found.hot_spots["b"].iloc[0].startswith("1.0")
 
 
 def test_runs_over_weeks_compare_their_figures(tmp_path):
