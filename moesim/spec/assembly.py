@@ -26,9 +26,10 @@ from moesim.routing.runs import in_one_step
 from moesim.routing.synthesis import balanced_routes
 from moesim.routing.trace import RouterTrace
 from moesim.spec import library
+from moesim.spec.combinations import check_combinations
 from moesim.spec.loading import Document, parse, read
 from moesim.spec.model_file import load_model
-from moesim.spec.offload import OffloadJob, build_offload, earlier_and_later, offload_problems
+from moesim.spec.offload import OffloadJob, build_offload, earlier_and_later
 from moesim.spec.parts import (
     batch_of,
     check_all_to_all,
@@ -150,10 +151,8 @@ def assemble(
     tell.attempt(lambda: check_pipeline(scenario), "")
     tell.attempt(lambda: check_overlap(scenario), "")
     experts = model and _experts(model)
-    if scenario.offload and model:
-        tell.attempt(lambda: _check_offload(scenario, model), "")
-    if model and parallelism:
-        tell.attempt(lambda: _check_cross_attention(model, parallelism), "")
+    if model:
+        tell.attempt(lambda: check_combinations(scenario, model), "")
     batch = model and parallelism and batch_of(scenario, parallelism, model)
     if trace is None and experts and batch:
         trace = tell.attempt(lambda: _trace(scenario, model, batch, document), "routing")
@@ -335,32 +334,6 @@ def _draft(scenario: Scenario, deployment: Deployment, document: Document) -> Dr
         except InvalidInput as error:
             raise InvalidInput([replace(problem, field="draft.model") for problem in error.problems]) from None
     return draft
-
-
-def _check_cross_attention(model: MoEModel, parallelism: Parallelism) -> None:
-    problems = []
-    if any(layer.cross_attention for layer in model.layers) and parallelism.attention_dp > 1 and parallelism.tp > 1:
-        message = "cross-attention runs data-parallel or tensor-parallel, not both; write 1 here or for attention_dp"
-        problems.append(Problem(message, "parallelism.tp"))
-    if model.stack == "encoder" or any(layer.cross_attention for layer in model.layers):
-        problems += [
-            Problem(f"encoders, and decoders that attend to them, run with {degree} 1", f"parallelism.{degree}")
-            for degree in ("pp", "cp")
-            if getattr(parallelism, degree) > 1
-        ]
-    if problems:
-        raise InvalidInput(problems)
-
-
-def _check_offload(scenario: Scenario, model: MoEModel) -> None:
-    kind, instances = scenario.workload.kind, scenario.parallelism.instances
-    speculative = getattr(scenario.workload, "speculative", None) is not None
-    choice = scenario.placement.replica_choice
-    problems = offload_problems(kind, scenario.routing.kind, instances, bool(model.moe_layers), choice, speculative)
-    if scenario.capacity is not None:
-        problems.append(Problem("offloading knows no dropped tokens; drop this block", "capacity"))
-    if problems:
-        raise InvalidInput(problems)
 
 
 def _all_ids(scenario: Scenario, site: Site, trace: RouterTrace) -> np.ndarray:

@@ -78,28 +78,6 @@ def earlier_and_later(trace: RouterTrace) -> tuple[RouterTrace, RouterTrace]:
     return select_sequences(trace, np.arange(border)), select_sequences(trace, np.arange(border, trace.sequences))
 
 
-def offload_problems(
-    workload: str, routing: str, instances: int, has_experts: bool, replica_choice: str, speculative: bool
-) -> list[Problem]:
-    """Why a scenario cannot offload; fields from the root of the file."""
-    wrong = []
-    if not has_experts:
-        wrong.append(Problem("the model has no routed experts to offload; drop this block", "offload"))
-    if workload != "decode":
-        wrong.append(Problem("offloading replays decode steps; write 'decode'", "workload.kind"))
-    if speculative:
-        wrong.append(Problem("offloading replays one token a step; drop this block", "workload.speculative"))
-    if routing == "balanced":
-        wrong.append(Problem("balanced routing has no order in time to cache; replay a trace", "routing.kind"))
-    if replica_choice != "round_robin":
-        wrong.append(
-            Problem("offloading deals tokens to replicas in turn; write round_robin", "placement.replica_choice")
-        )
-    if instances > 1:
-        wrong.append(Problem("offloading runs one instance; write 1", "parallelism.instances"))
-    return wrong
-
-
 def build_offload(
     offload: Offload,
     deployment: Deployment,

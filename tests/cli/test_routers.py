@@ -6,16 +6,18 @@ import pytest
 from moesim.routing.trace import open_trace, write_trace
 from moesim.spec import library
 
+QUICK = ("quickstart", "--set", "workload.sequences_per_rank=16")
+
 
 def test_routers_say_their_launches(moesim, moesim_json):
-    default = moesim_json("run", "quickstart")
+    default = moesim_json("run", *QUICK)
     fused, unfused, frozen = (
-        moesim_json("run", "quickstart", "--set", f"router={{kind: {kind}}}") for kind in ("fused", "unfused", "frozen")
+        moesim_json("run", *QUICK, "--set", f"router={{kind: {kind}}}") for kind in ("fused", "unfused", "frozen")
     )
     assert fused["step_time_s"] == default["step_time_s"]
     assert frozen["step_time_s"] < fused["step_time_s"] < unfused["step_time_s"]
     assert [found["router"]["kernels_per_layer"] for found in (frozen, fused, unfused)] == [2, 3, 14]
-    assert "router        unfused: 14 kernels" in moesim("run", "quickstart", "--set", "router={kind: unfused}")[1]
+    assert "router        unfused: 14 kernels" in moesim("run", *QUICK, "--set", "router={kind: unfused}")[1]
 
 
 def test_a_route_cache_measures_its_hits_on_the_trace(moesim_json, tmp_path):
@@ -39,9 +41,9 @@ def test_a_route_cache_measures_its_hits_on_the_trace(moesim_json, tmp_path):
 
 
 def test_full_experts_drop_tokens_and_the_hottest_rank_cools(moesim, moesim_json):
-    whole = moesim_json("run", "quickstart")
+    whole = moesim_json("run", *QUICK)
     tight, loose = (
-        moesim_json("run", "quickstart", "--set", f"capacity={{factor: {factor}, group: batch}}") for factor in (1, 100)
+        moesim_json("run", *QUICK, "--set", f"capacity={{factor: {factor}, group: batch}}") for factor in (1, 100)
     )
     assert "dropped" not in whole
     assert loose["dropped"]["share"] == 0
@@ -49,7 +51,7 @@ def test_full_experts_drop_tokens_and_the_hottest_rank_cools(moesim, moesim_json
     assert 0.1 < tight["dropped"]["share"] <= tight["dropped"]["worst_layer_share"] < 1
     assert tight["hottest_expert"]["over_mean"] < 2 < whole["hottest_expert"]["over_mean"]
     assert tight["step_time_s"] < whole["step_time_s"]
-    assert "of choices" in moesim("run", "quickstart", "--set", "capacity={factor: 1}")[1]
+    assert "of choices" in moesim("run", *QUICK, "--set", "capacity={factor: 1}")[1]
 
 
 @pytest.mark.parametrize(
@@ -66,6 +68,6 @@ def test_full_experts_drop_tokens_and_the_hottest_rank_cools(moesim, moesim_json
     ],
 )
 def test_mistakes_are_named(moesim, change, said):
-    code, out, err = moesim("run", "quickstart", "--set", change)
+    code, out, err = moesim("run", *QUICK, "--set", change)
     assert (code, out) == (2, "")
     assert said in err, err

@@ -2,20 +2,21 @@
 
 import pytest
 
+QUICK = ("quickstart", "--set", "workload.sequences_per_rank=16")
 MTP = "workload.speculative={{draft_tokens: {}, acceptance: {}, draft: {{kind: mtp}}}}"
 
 
 def test_tpot_counts_kept_tokens(moesim, moesim_json):
-    metrics = moesim_json("run", "quickstart", "--set", MTP.format(2, 0.8))
+    metrics = moesim_json("run", *QUICK, "--set", MTP.format(2, 0.8))
     found = metrics["speculative"]
     assert found["accepted_tokens"] == pytest.approx((1 - 0.8**3) / (1 - 0.8))
     assert metrics["tpot_s"] == pytest.approx(metrics["step_time_s"] / found["accepted_tokens"])
     assert found["draft_s"] + found["check_s"] == pytest.approx(metrics["step_time_s"])
-    assert metrics["tokens_per_s"] == pytest.approx(72 * 128 * found["accepted_tokens"] / metrics["step_time_s"])
+    assert metrics["tokens_per_s"] == pytest.approx(72 * 16 * found["accepted_tokens"] / metrics["step_time_s"])
     assert metrics["lower_bound_s"] <= metrics["step_time_s"] <= metrics["upper_bound_s"]
-    never = moesim_json("run", "quickstart", "--set", MTP.format(2, 0))
-    assert never["tpot_s"] > moesim_json("run", "quickstart")["tpot_s"]  # nothing kept: drafts only cost
-    assert "drafted" in moesim("run", "quickstart", "--set", MTP.format(2, 0.8))[1]
+    never = moesim_json("run", *QUICK, "--set", MTP.format(2, 0))
+    assert never["tpot_s"] > moesim_json("run", *QUICK)["tpot_s"]  # nothing kept: drafts only cost
+    assert "drafted" in moesim("run", *QUICK, "--set", MTP.format(2, 0.8))[1]
 
 
 def test_drafting_costs_what_servers_measured(moesim_json, tmp_path):
@@ -49,6 +50,11 @@ def test_drafting_costs_what_servers_measured(moesim_json, tmp_path):
         ("quickstart", "{draft_tokens: 0, acceptance: 0.8, draft: {kind: mtp}}", "draft_tokens"),
         ("quickstart", "{draft_tokens: 1, acceptance: 1.8, draft: {kind: mtp}}", "acceptance"),
         ("quickstart", "{draft_tokens: 1, draft: {kind: mtp}}", "acceptance: missing"),
+        (
+            "deepseek-v3-pipeline-h100",
+            "{draft_tokens: 1, acceptance: 0.8, draft: {kind: mtp}}",
+            "parallelism.pp: drafts",
+        ),
         ("mixtral-offload-24gb", "{draft_tokens: 1, acceptance: 0.8, draft: {kind: lookup}}", "one token a step"),
     ],
 )

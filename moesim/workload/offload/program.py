@@ -23,7 +23,7 @@ from moesim.engine.timeline import Track
 from moesim.workload.deployment import Deployment
 from moesim.workload.emitter import Emitter
 from moesim.workload.offload.plan import Plan
-from moesim.workload.parts import MoEBlock
+from moesim.workload.parts import MoEBlock, Piece
 
 WAITING = "experts"  # kind of the operations that may wait for copies
 
@@ -77,6 +77,7 @@ def offloaded(deployment: Deployment, plan: Plan, seconds: ExpertSeconds, step: 
         after = (emit.piece(block.router, block.layer, after),)
         if chunk.dispatch is not None:
             after = (emit.piece(chunk.dispatch.whole, block.layer, after),)
+        after = _row(emit, block.layer, chunk.gather, after)
         copies = ahead.pop(row, ()) if plan.covered[step, row].any() else ()  # nobody waits for wrong guesses
         copies += _copy(emit, "fetch", block.layer, plan.fetch_s[step, row, here], after)
         if row + 1 < len(order):
@@ -88,11 +89,18 @@ def offloaded(deployment: Deployment, plan: Plan, seconds: ExpertSeconds, step: 
             after = (emit.compute(WAITING, block.layer, seconds.resident[step, row], after),)
         if copies or seconds.copied[step, row].any():
             after = (emit.compute(WAITING, block.layer, seconds.copied[step, row], (*after, *copies)),)
+        after = _row(emit, block.layer, chunk.scatter, after)
         if chunk.combine is not None:
             after = (emit.piece(chunk.combine.whole, block.layer, after),)
         return after
 
     return emit_block
+
+
+def _row(emit: Emitter, layer: int, pieces: Sequence[Piece], after: tuple[int, ...]) -> tuple[int, ...]:
+    for piece in pieces:
+        after = (emit.piece(piece, layer, after),)
+    return after
 
 
 def _copy(emit: Emitter, kind: str, layer: int, seconds: np.ndarray, after: tuple[int, ...]) -> tuple[int, ...]:
