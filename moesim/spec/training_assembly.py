@@ -160,9 +160,7 @@ def assemble_training(document: Document) -> TrainingAssembly:
         windows=work.windows,
         fidelity=scenario.network.fidelity,
     )
-    check_fits(
-        job, None, reserve=scenario.memory.reserve
-    )  # what cannot fit whatever is routed is said before a token is
+    check_fits(job, None, **scenario.memory.shares())  # what cannot fit whatever is routed is said before a token is
     name = Path(document.file).name.removesuffix(".yaml")
     title = f"{model.title} training on {scenario.cluster.devices:,} × {hardware.title.partition(',')[0]}"
     return TrainingAssembly(name, title, scenario, job, site, replayed)

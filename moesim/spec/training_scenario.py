@@ -11,7 +11,7 @@ from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
 from moesim.spec.placement_options import PlacementOptions
 from moesim.spec.routing import Routing
-from moesim.spec.scenario import Cluster, Count, Format, Memory, Network
+from moesim.spec.scenario import Cluster, Count, Format, Network
 from moesim.workload.training.optimizer import OPTIMIZERS
 from moesim.workload.training.recomputation import RECOMPUTATIONS
 from moesim.workload.training.schedules import SCHEDULES
@@ -85,6 +85,18 @@ class TrainingOverlap(Spec):
     shared_expert: bool = False
 
 
+class TrainingMemory(Spec):
+    """reserve: share of HBM kept for the framework and library workspaces. fragmentation: share of activations and
+    dispatch buffers that the allocator loses."""
+
+    reserve: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    fragmentation: Annotated[float, Field(ge=0, le=1)] = 0.0
+
+    def shares(self) -> dict[str, float]:
+        """What `moesim.workload.training.footprint` takes."""
+        return {"reserve": self.reserve, "fragmentation": self.fragmentation}
+
+
 class TrainingScenario(Spec):
     """One simulated training step. See docs/training.md for a tour of the keys."""
 
@@ -102,7 +114,7 @@ class TrainingScenario(Spec):
     routing: Routing
     placement: PlacementOptions
     network: Network = Network()
-    memory: Memory = Memory()
+    memory: TrainingMemory = TrainingMemory()
     software: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     expected: Expected | None = None

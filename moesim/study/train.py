@@ -45,7 +45,7 @@ def run_training_assembly(
         step = training_step(job, assembly.line())
     except InvalidInput as error:
         raise document.locate(error, "cluster") from None
-    needs = check_fits(job, step.draws, reserve=assembly.scenario.memory.reserve)
+    needs = check_fits(job, step.draws, **assembly.scenario.memory.shares())
     timeline = simulate(step.programs, FIDELITIES[job.fidelity].rates, job.network.capacity)
     metrics = {
         "schema_version": SCHEMA_VERSION,

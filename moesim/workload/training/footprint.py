@@ -52,15 +52,21 @@ class TrainingFootprint:
         return sum(self.by_kind().values())
 
 
-def training_footprints(job: Job, draws: Draws | None, *, reserve: float) -> list[TrainingFootprint]:
+def training_footprints(
+    job: Job, draws: Draws | None, *, reserve: float, fragmentation: float = 0.0
+) -> list[TrainingFootprint]:
     """HBM of the fullest rank of each pipeline rank. draws: replayed routes; None before any are, or for a dense model:
-    loads are then even."""
-    return [_of_rank(job, rank, _loads(job, draws), reserve) for rank in range(job.parallelism.pp)]
+    loads are then even. fragmentation: share of activations and buffers that the allocator loses."""
+    loads = _loads(job, draws)
+    return [_of_rank(job, rank, loads, reserve, 1 + fragmentation) for rank in range(job.parallelism.pp)]
 
 
-def check_fits(job: Job, draws: Draws | None, *, reserve: float) -> TrainingFootprint:
-    """The fullest rank's bytes. Raises `Infeasible` with bytes by kind and what would fit."""
-    found = training_footprints(job, draws, reserve=reserve)
+def check_fits(job: Job, draws: Draws | None, **shares: float) -> TrainingFootprint:
+    """The fullest rank's bytes. shares: reserve and fragmentation.
+
+    Raises `Infeasible` with bytes by kind and what would fit.
+    """
+    found = training_footprints(job, draws, **shares)
     rank = int(np.argmax([needs.needed for needs in found]))
     fullest = found[rank]
     if fullest.needed <= fullest.capacity:
@@ -68,31 +74,31 @@ def check_fits(job: Job, draws: Draws | None, *, reserve: float) -> TrainingFoot
     kinds = ", ".join(f"{kind} {format_bytes(size)}" for kind, size in fullest.by_kind().items() if size)
     raise Infeasible(
         f"does not fit: pipeline rank {rank} needs {format_bytes(fullest.needed)} of {format_bytes(fullest.capacity)} "
-        f"HBM, {fullest.needed - fullest.capacity:.0f} bytes too many ({kinds}); {_advice(job, draws, reserve)}"
+        f"HBM, {fullest.needed - fullest.capacity:.0f} bytes too many ({kinds}); {_advice(job, draws, shares)}"
     )
 
 
-def _advice(job: Job, draws: Draws | None, reserve: float) -> str:
+def _advice(job: Job, draws: Draws | None, shares: dict[str, float]) -> str:
     """Which changes would be enough, each tried alone, then together."""
     more = [("recomputation: {kind: full}", {"recompute": frozenset({LAYER})})]
     more += [(f"parallelism.zero: {level}", {"zero": level}) for level in range(job.zero + 1, 4)]
     if job.microbatch > 1:
         more.append(("workload.microbatch: 1", {"microbatch": 1, "microbatches": job.microbatches * job.microbatch}))
-    enough = [words for words, change in more if _fits(replace(job, **change), draws, reserve)]
+    enough = [words for words, change in more if _fits(replace(job, **change), draws, shares)]
     if enough:
         return f"any of these fits: {'; '.join(enough)}"
     together = {key: value for _, change in more for key, value in change.items()}
-    if _fits(replace(job, **together), draws, reserve):
+    if _fits(replace(job, **together), draws, shares):
         return f"these together fit: {'; '.join(words for words, _ in more)}"
     return (
         "raise parallelism.pp, tp or ep (fewer weights a rank), or parallelism.cp (fewer tokens), or use more devices"
     )
 
 
-def _fits(job: Job, draws: Draws | None, reserve: float) -> bool:
+def _fits(job: Job, draws: Draws | None, shares: dict[str, float]) -> bool:
     if job.placement is None:
         draws = None
-    return all(needs.needed <= needs.capacity for needs in training_footprints(job, draws, reserve=reserve))
+    return all(needs.needed <= needs.capacity for needs in training_footprints(job, draws, **shares))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -115,7 +121,7 @@ def _loads(job: Job, draws: Draws | None) -> _Loads:
     return _Loads(np.full(shape, float(even)), job.owned_tokens * min(experts.top_k, job.parallelism.ep) * slices)
 
 
-def _of_rank(job: Job, rank: int, loads: _Loads, reserve: float) -> TrainingFootprint:
+def _of_rank(job: Job, rank: int, loads: _Loads, reserve: float, scattered: float) -> TrainingFootprint:
     formats, stages = job.formats, job.held(rank)
     held = sum((stage_weights(job, stage) for stage in stages), Held())
     ends = sum(end_weights(job, stage).dense for stage in stages)  # embedding and head stay in BF16
@@ -144,9 +150,9 @@ def _of_rank(job: Job, rank: int, loads: _Loads, reserve: float) -> TrainingFoot
         master_weights=own * formats.master_weights.bytes if formats.master_weights else 0.0,
         optimizer_states=own * states * formats.optimizer_states.bytes,
         gradients=(sharded if job.zero >= 2 else total) * formats.gradients.bytes,
-        activations=_activations(job, rank, loads),
+        activations=_activations(job, rank, loads) * scattered,
         logits=job.tokens * head * (FP32 + BF16.bytes) * last,
-        dispatch_buffers=received * (formats.dispatch.bytes + formats.combine.bytes),
+        dispatch_buffers=received * (formats.dispatch.bytes + formats.combine.bytes) * scattered,
         reserve=reserve * job.machine.device.hbm_bytes,
         capacity=job.machine.device.hbm_bytes,
     )
