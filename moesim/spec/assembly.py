@@ -10,26 +10,29 @@ import numpy as np
 
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Hardware
-from moesim.hardware.topology import Cluster
-from moesim.model.architecture import Experts, MoEModel
+from moesim.model.architecture import MoEModel
 from moesim.model.parallelism import Parallelism, for_inference
-from moesim.network.routes import Network, build_network
+from moesim.network.routes import build_network
 from moesim.placement.placement import Placement
-from moesim.placement.policies import LEARNING
 from moesim.routing.dropping import drop_over_capacity
-from moesim.routing.latent import Geometry
 from moesim.routing.load import expert_load
-from moesim.routing.relabel import block_labels, relabel_ids, relabel_load
-from moesim.routing.replay import Routes, check_geometry, replay, split
+from moesim.routing.relabel import relabel_load
+from moesim.routing.replay import Routes, check_geometry
 from moesim.routing.route_cache import CacheQuality
-from moesim.routing.runs import in_one_step
-from moesim.routing.synthesis import balanced_routes
 from moesim.routing.trace import RouterTrace
 from moesim.spec import library
 from moesim.spec.combinations import check_combinations
+from moesim.spec.drawing import (
+    all_choices,
+    draw_routes,
+    draw_trace,
+    experts_of,
+    learned_and_replayed,
+    site_of,
+)
 from moesim.spec.loading import Document, parse, read
 from moesim.spec.model_file import load_model
-from moesim.spec.offload import OffloadJob, build_offload, earlier_and_later
+from moesim.spec.offload import OffloadJob, build_offload
 from moesim.spec.parts import (
     batch_of,
     check_all_to_all,
@@ -42,22 +45,18 @@ from moesim.spec.parts import (
     precision_of,
     stages_in,
 )
-from moesim.spec.placing import Site, arrange, place_experts
+from moesim.spec.placing import place_experts
 from moesim.spec.profile import load_profile
 from moesim.spec.router import router_of
 from moesim.spec.scenario import Scenario
 from moesim.spec.steps import part_that_runs
-from moesim.workload.deployment import Batch, Deployment, PrecisionPolicy
+from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.encoding import with_held
 from moesim.workload.footprint import check_fits, footprint
 from moesim.workload.remedies import remedies
 from moesim.workload.routers import RouterPolicy
 from moesim.workload.speculative import Draft, speculative_footprint
 from moesim.workload.stage import one_stage
-
-# Share of a trace's sequences that a load-aware placement learns from; the rest is replayed.
-_LEARNED_SHARE = 0.5
-_SYNTHETIC_TOKENS = (8192, 65536)  # least and most tokens of a synthetic trace
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -150,18 +149,18 @@ def assemble(
         stage_layers = tell.attempt(lambda: stages_in(scenario, model), "")
     tell.attempt(lambda: check_pipeline(scenario), "")
     tell.attempt(lambda: check_overlap(scenario), "")
-    experts = model and _experts(model)
+    experts = model and experts_of(model)
     if model:
         tell.attempt(lambda: check_combinations(scenario, model), "")
     batch = model and parallelism and batch_of(scenario, parallelism, model)
     if trace is None and experts and batch:
-        trace = tell.attempt(lambda: _trace(scenario, model, batch, document), "routing")
+        trace = tell.attempt(lambda: draw_trace(scenario, model, batch, document), "routing")
     tell.raise_any()
 
     routes, ready = None, placement
     network = tell.now(lambda: build_network(cluster), "cluster")
     if experts:
-        learned, replayed = _parts(scenario, trace) if ready is None else (trace, trace)
+        learned, replayed = learned_and_replayed(scenario, trace) if ready is None else (trace, trace)
         tell.now(lambda: check_geometry(trace, experts.routed, experts.top_k), "routing")
         site = site_of(scenario, model, cluster, network, one_stage(parallelism), precision, trace)
         placement = ready or tell.now(lambda: place_experts(scenario.placement, site, learned), "placement")
@@ -208,7 +207,7 @@ def assemble(
         offload = tell.now(
             lambda: build_offload(
                 scenario.offload, deployment, batch, hardware,
-                load=relabel_load(expert_load(learned), site.labels), learned=_all_ids(scenario, site, learned),
+                load=relabel_load(expert_load(learned), site.labels), learned=all_choices(scenario, site, learned),
                 routes=steps, reserve=scenario.memory.reserve, seed=scenario.seed,
             ),
             "offload",
@@ -277,51 +276,6 @@ def _title(scenario: Scenario, model: MoEModel, hardware: Hardware) -> str:
     return f"{model.title} {scenario.workload.kind} on {scenario.cluster.devices} × {product}"
 
 
-def _experts(model: MoEModel) -> Experts | None:
-    """The expert geometry of the model's MoE layers; None for a dense model."""
-    return model.layers[model.moe_layers[0]].experts if model.moe_layers else None
-
-
-def _trace(scenario: Scenario, model: MoEModel, batch: Batch, document: Document) -> RouterTrace:
-    # Enough that a step draws different tokens than the placement learned from, but not without end.
-    step = int(batch.tokens.sum()) * scenario.parallelism.instances
-    tokens = min(max(_SYNTHETIC_TOKENS[0], 2 * step), _SYNTHETIC_TOKENS[1])
-    rng = np.random.default_rng((scenario.seed, 1))
-    return scenario.routing.build(_geometry(model), tokens, rng, document.file)
-
-
-def _geometry(model: MoEModel) -> Geometry:
-    experts = _experts(model)
-    return Geometry(len(model.moe_layers), experts.routed, experts.top_k, experts.groups, experts.kept_groups)
-
-
-def _parts(scenario: Scenario, trace: RouterTrace) -> tuple[RouterTrace, RouterTrace]:
-    """What the placement learns from, and what is replayed: never the same sequences when the placement uses loads."""
-    if scenario.offload is not None:
-        return earlier_and_later(trace)
-    if scenario.placement.kind in LEARNING:
-        return split(trace, _LEARNED_SHARE)
-    return trace, trace
-
-
-def site_of(
-    scenario: Scenario,
-    model: MoEModel,
-    cluster: Cluster,
-    network: Network,
-    parallelism: Parallelism,
-    precision: PrecisionPolicy,
-    trace: RouterTrace,
-) -> Site:
-    """Where the scenario's experts are placed, with the model's expert numbers for those of the trace."""
-    geometry = _geometry(model)
-    rng = np.random.default_rng((scenario.seed, 2))
-    labels = block_labels(geometry.layers, trace.layers, geometry.experts, geometry.groups, rng)
-    wire = (precision.dispatch, precision.combine)
-    kernel = scenario.network.all_to_all
-    return Site(model, geometry, cluster, network, parallelism, labels, kernel, wire, scenario.seed)
-
-
 def _draft(scenario: Scenario, deployment: Deployment, document: Document) -> Draft | None:
     """What drafts tokens; None where each step computes one."""
     speculative = getattr(scenario.workload, "speculative", None)
@@ -334,52 +288,3 @@ def _draft(scenario: Scenario, deployment: Deployment, document: Document) -> Dr
         except InvalidInput as error:
             raise InvalidInput([replace(problem, field="draft.model") for problem in error.problems]) from None
     return draft
-
-
-def _all_ids(scenario: Scenario, site: Site, trace: RouterTrace) -> np.ndarray:
-    """Experts [layer, token, k] that all decoded tokens of a trace choose, in the model's numbers."""
-    geometry = site.geometry
-    routes = replay(
-        trace,
-        moe_layers=geometry.layers,
-        experts=geometry.experts,
-        top_k=geometry.top_k,
-        ranks=1,
-        tokens_per_rank=trace.tokens,
-        phase="decode",
-        rng=np.random.default_rng(scenario.seed),
-    )
-    return relabel_ids(routes.ids, site.labels)
-
-
-def draw_routes(
-    scenario: Scenario, site: Site, trace: RouterTrace, batch: Batch, placement: Placement, step: int = 0
-) -> Routes:
-    """A step's routes: one long window for all instances, so that no two of them replay the same tokens.
-
-    step: of a replay in order.
-    """
-    geometry = site.geometry
-    tokens = np.tile(batch.tokens, scenario.parallelism.instances)
-    if scenario.routing.kind == "balanced":  # exactly so in this step, not only over the trace
-        return balanced_routes(geometry, tokens_per_rank=tokens, rng=np.random.default_rng(scenario.seed))
-    # Each new token of a decoded sequence is one step of the trace on.
-    runs = batch.new_tokens if batch.phase == "decode" else 1
-    routes = in_one_step(
-        [
-            replay(
-                trace,
-                moe_layers=geometry.layers,
-                experts=geometry.experts,
-                top_k=geometry.top_k,
-                ranks=tokens.size,
-                tokens_per_rank=tokens // runs,
-                phase=batch.phase,
-                rng=np.random.default_rng(scenario.seed),
-                step=step * runs + run,
-            )
-            for run in range(runs)
-        ]
-    )
-    routes = replace(routes, ids=relabel_ids(routes.ids, site.labels))
-    return arrange(scenario.placement, site, trace, batch, routes, placement, scenario.parallelism.instances)

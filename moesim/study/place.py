@@ -16,8 +16,9 @@ import moesim
 from moesim.errors import InvalidInput, Problem
 from moesim.placement.optimum import MOST_VARIABLES, variables
 from moesim.placement.policies import POLICIES, REPLICATING
-from moesim.spec.assembly import assemble, read_scenario, site_of
+from moesim.spec.assembly import assemble, read_scenario
 from moesim.spec.complaints import did_you_mean
+from moesim.spec.drawing import site_of
 from moesim.spec.kinds import Kind
 from moesim.spec.loading import Document
 from moesim.spec.model_file import load_model
