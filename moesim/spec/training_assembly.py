@@ -7,16 +7,14 @@ from pathlib import Path
 
 import numpy as np
 
-from moesim.cost.exchange import check_kernel
-from moesim.errors import InvalidInput, Problem
-from moesim.hardware.device import Hardware
-from moesim.hardware.precision import PRECISIONS, matmul_peak
+from moesim.cost.machine import Machine
+from moesim.errors import Infeasible, InvalidInput
 from moesim.hardware.topology import Cluster
 from moesim.model.architecture import MoEModel
-from moesim.model.parallelism import Parallelism, training_parallelism
-from moesim.network.routes import build_network
+from moesim.model.parallelism import Parallelism
+from moesim.network.routes import Network, build_network
+from moesim.placement.placement import Placement
 from moesim.placement.policies import LEARNING
-from moesim.routing.latent import Geometry
 from moesim.routing.relabel import block_labels, relabel_ids
 from moesim.routing.replay import Routes, check_geometry, phase_tokens, replay, split
 from moesim.routing.synthesis import balanced_routes
@@ -24,15 +22,25 @@ from moesim.routing.trace import RouterTrace
 from moesim.spec.assembly import Problems
 from moesim.spec.loading import Document
 from moesim.spec.model_file import load_model
-from moesim.spec.parts import activations_of, check_split, cluster_of, decoder, machine_of
+from moesim.spec.parts import check_split, cluster_of, decoder, machine_of
 from moesim.spec.placing import Site, place_experts
 from moesim.spec.profile import load_profile
+from moesim.spec.training_parts import (
+    check_exchange,
+    check_sequences,
+    degrees_of,
+    formats_of,
+    geometry_of,
+    microbatches_of,
+    schedule_of,
+)
 from moesim.spec.training_scenario import TrainingScenario
-from moesim.workload.training.footprint import check_fits
-from moesim.workload.training.job import Formats, Job, Overlap, divide_layers
+from moesim.workload.training.footprint import TrainingFootprint, check_fits
+from moesim.workload.training.job import Formats, Job, Overlap, divide_layers, even_layers
 from moesim.workload.training.optimizer import OPTIMIZERS
 from moesim.workload.training.recomputation import RECOMPUTATIONS
-from moesim.workload.training.schedules import SCHEDULES, Schedule
+from moesim.workload.training.routed import Draws
+from moesim.workload.training.schedules import Schedule
 
 _LEARNED_SHARE = 0.5  # of a trace's sequences, for placements that look at loads
 _SYNTHETIC_TOKENS = 65536  # of a synthetic trace
@@ -100,44 +108,113 @@ def is_training(document: Document) -> bool:
 def assemble_training(document: Document) -> TrainingAssembly:
     """Build everything a training scenario names. Raises InvalidInput with every problem of the file that can be told,
     or Infeasible when the job would not fit in HBM even under even loads."""
+    assembly = _built(document)
+    check_memory(document, assembly, None)  # what cannot fit whatever is routed is said before a token is
+    return assembly
+
+
+def check_memory(document: Document, assembly: TrainingAssembly, draws: Draws | None) -> TrainingFootprint:
+    """HBM of the fullest rank under the replayed draws, or under even loads; Infeasible says what would fit."""
+    try:
+        return check_fits(assembly.job, draws, **assembly.scenario.memory.shares())
+    except Infeasible as error:
+        degrees = _larger_degrees(document, assembly)
+        more = f"; or, under even loads, {' or '.join(degrees)}" if degrees else ""
+        raise Infeasible(f"{error}{more}") from None
+
+
+def _larger_degrees(document: Document, assembly: TrainingAssembly) -> list[str]:
+    """Degrees on the same devices, each raised alone, under which the job would fit."""
+    found = []
+    for name in ("pp", "ep", "tp", "cp"):
+        for factor in (2, 4, 8):
+            degree = getattr(assembly.job.parallelism, name) * factor
+            changed = document.with_value(f"parallelism.{name}", degree)
+            if name == "pp":
+                virtual = assembly.job.schedule.virtual_stages * factor
+                changed = changed.with_value("stages", even_layers(len(assembly.job.model.layers), virtual))
+            if name == "ep" and assembly.job.placement is not None:
+                slots = -(-assembly.job.placement.slots_per_rank // factor)
+                changed = changed.with_value("placement.slots_per_rank", slots)
+            try:
+                raised = _built(changed)
+                check_fits(raised.job, None, **raised.scenario.memory.shares())
+            except (InvalidInput, Infeasible):
+                continue
+            found.append(f"parallelism.{name}: {degree}")
+            break
+    return found
+
+
+def _built(document: Document) -> TrainingAssembly:
     scenario = document.check(TrainingScenario)
     tell = Problems(document)
     model = tell.attempt(lambda: decoder(load_model(scenario.model, beside=document.file)), "")
     hardware = tell.attempt(lambda: load_profile(scenario.cluster.hardware, beside=document.file), "cluster")
-    parallelism = tell.attempt(lambda: _parallelism(scenario), "")
+    parallelism = tell.attempt(lambda: degrees_of(scenario), "")
     cluster = hardware and parallelism and tell.attempt(lambda: cluster_of(scenario, hardware), "cluster")
     formats = hardware and tell.attempt(lambda: formats_of(scenario, hardware), "")
     machine = hardware and tell.attempt(lambda: machine_of(scenario, hardware), "")
     if cluster:
-        tell.attempt(lambda: _check_kernel(scenario, cluster, parallelism), "network")
-    tell.attempt(lambda: _check_sequences(scenario), "placement")
+        tell.attempt(lambda: check_exchange(scenario, cluster, parallelism), "network")
+    tell.attempt(lambda: check_sequences(scenario), "placement")
     if model and parallelism:
         tell.attempt(lambda: check_split(model, parallelism), "")
-    microbatches = parallelism and tell.attempt(lambda: _microbatches(scenario, parallelism, model), "")
-    schedule = microbatches and tell.attempt(lambda: _schedule(scenario, microbatches), "")
+    microbatches = parallelism and tell.attempt(lambda: microbatches_of(scenario, parallelism, model), "")
+    schedule = microbatches and tell.attempt(lambda: schedule_of(scenario, microbatches), "")
     stages = None
     if model and schedule:
         stages = tell.attempt(lambda: divide_layers(len(model.layers), schedule.virtual_stages, scenario.stages), "")
-    experts = model.layers[model.moe_layers[0]].experts if model and model.moe_layers else None
     trace = None
-    if experts:
-        geometry = _geometry(model, scenario)
-        rng = np.random.default_rng((scenario.seed, 1))
+    if model and model.moe_layers:
+        rng, geometry = np.random.default_rng((scenario.seed, 1)), geometry_of(model, scenario)
         trace = tell.attempt(lambda: scenario.routing.build(geometry, _SYNTHETIC_TOKENS, rng, document.file), "routing")
     tell.raise_any()
-
     network = tell.now(lambda: build_network(cluster), "cluster")
-    placement = site = replayed = None
-    if experts:
+    site = placement = replayed = None
+    if trace is not None:
+        tell.now(lambda: check_geometry(trace, geometry.experts, geometry.top_k), "routing")
+        site = _site(scenario, model, cluster, network, parallelism, formats, trace)
         learned, replayed = split(trace, _LEARNED_SHARE) if scenario.placement.kind in LEARNING else (trace, trace)
-        tell.now(lambda: check_geometry(trace, experts.routed, experts.top_k), "routing")
-        rng = np.random.default_rng((scenario.seed, 2))
-        labels = block_labels(geometry.layers, trace.layers, geometry.experts, geometry.groups, rng)
-        wire, kernel = (formats.dispatch, formats.combine), scenario.network.all_to_all
-        site = Site(model, geometry, cluster, network, parallelism, labels, kernel, wire, scenario.seed)
         placement = tell.now(lambda: place_experts(scenario.placement, site, learned), "placement")
+    known = (model, cluster, network, machine, parallelism, formats, schedule, stages, placement)
+    job = _job(scenario, *known, microbatches)
+    name = Path(document.file).name.removesuffix(".yaml")
+    title = f"{model.title} training on {scenario.cluster.devices:,} × {hardware.title.partition(',')[0]}"
+    return TrainingAssembly(name, title, scenario, job, site, replayed)
+
+
+def _site(
+    scenario: TrainingScenario,
+    model: MoEModel,
+    cluster: Cluster,
+    network: Network,
+    parallelism: Parallelism,
+    formats: Formats,
+    trace: RouterTrace,
+) -> Site:
+    """Where the experts are placed, with the model's expert numbers for those of the trace."""
+    geometry, rng = geometry_of(model, scenario), np.random.default_rng((scenario.seed, 2))
+    labels = block_labels(geometry.layers, trace.layers, geometry.experts, geometry.groups, rng)
+    wire, kernel = (formats.dispatch, formats.combine), scenario.network.all_to_all
+    return Site(model, geometry, cluster, network, parallelism, labels, kernel, wire, scenario.seed)
+
+
+def _job(
+    scenario: TrainingScenario,
+    model: MoEModel,
+    cluster: Cluster,
+    network: Network,
+    machine: Machine,
+    parallelism: Parallelism,
+    formats: Formats,
+    schedule: Schedule,
+    stages: tuple[int, ...],
+    placement: Placement | None,
+    microbatches: int,
+) -> Job:
     work = scenario.workload
-    job = Job(
+    return Job(
         model=model,
         cluster=cluster,
         network=network,
@@ -160,90 +237,3 @@ def assemble_training(document: Document) -> TrainingAssembly:
         windows=work.windows,
         fidelity=scenario.network.fidelity,
     )
-    check_fits(job, None, **scenario.memory.shares())  # what cannot fit whatever is routed is said before a token is
-    name = Path(document.file).name.removesuffix(".yaml")
-    title = f"{model.title} training on {scenario.cluster.devices:,} × {hardware.title.partition(',')[0]}"
-    return TrainingAssembly(name, title, scenario, job, site, replayed)
-
-
-def formats_of(scenario: TrainingScenario, hardware: Hardware) -> Formats:
-    """The formats, with activations filled in; refuses formats whose products the chip cannot run."""
-    stated = scenario.precision
-    names = stated.model_dump() | {
-        "expert_activations": stated.expert_activations or activations_of(stated.experts),
-        "activations": stated.activations or activations_of(stated.dense),
-    }
-    formats = Formats(**{kind: None if name == "none" else PRECISIONS[name] for kind, name in names.items()})
-    problems = []
-    for field, weights, operand in (
-        ("experts", formats.experts, formats.expert_activations),
-        ("dense", formats.dense, formats.activations),
-    ):
-        wanted = matmul_peak(weights, operand)
-        if wanted not in hardware.device.peak:
-            has = ", ".join(sorted(hardware.device.peak))
-            message = f"{weights.name} × {operand.name} runs at {wanted}, which {hardware.name} lacks; it has {has}"
-            problems.append(Problem(message, f"precision.{field}"))
-    if problems:
-        raise InvalidInput(problems)
-    return formats
-
-
-def _parallelism(scenario: TrainingScenario) -> Parallelism:
-    stated = scenario.parallelism
-    degrees = {name: getattr(stated, name) for name in ("tp", "cp", "pp", "ep", "expert_tp", "dp", "order")}
-    return training_parallelism(scenario.cluster.devices, **degrees)
-
-
-def _microbatches(scenario: TrainingScenario, parallelism: Parallelism, model: MoEModel | None) -> int:
-    """Microbatches of each replica in a step; also refuses sequences that cannot be cut."""
-    work, problems = scenario.workload, []
-    at_once = work.microbatch * parallelism.attention_dp
-    if work.global_batch % at_once:
-        message = f"{work.global_batch} sequences do not divide by microbatch {work.microbatch} × dp"
-        message += f" {parallelism.attention_dp} = {at_once}; write a multiple of it"
-        problems.append(Problem(message, "workload.global_batch"))
-    pieces = parallelism.cp * (2 if parallelism.cp > 1 else 1)  # each rank takes a piece from both ends
-    if work.sequence % pieces:
-        message = f"{work.sequence} tokens do not divide into {pieces} pieces for cp {parallelism.cp}"
-        problems.append(Problem(message, "workload.sequence"))
-    split_tokens = parallelism.tp > 1 and scenario.parallelism.sequence_parallel
-    if split_tokens and work.microbatch * work.sequence // parallelism.cp % parallelism.tp:
-        message = f"{work.microbatch * work.sequence // parallelism.cp} tokens do not divide by tp {parallelism.tp}"
-        problems.append(Problem(message, "workload.sequence"))
-    if parallelism.tp > 1 and not scenario.parallelism.sequence_parallel and model and model.moe_layers:
-        message = "experts under tensor parallelism need each rank's own tokens; write true, or tp: 1"
-        problems.append(Problem(message, "parallelism.sequence_parallel"))
-    if problems:
-        raise InvalidInput(problems)
-    return work.global_batch // at_once
-
-
-def _check_sequences(scenario: TrainingScenario) -> None:
-    """Training batches are shuffled: no sequence is sent to where its experts are."""
-    if scenario.placement.sequences != "as_drawn":
-        raise InvalidInput(Problem("training takes sequences as they are drawn; write as_drawn", "sequences"))
-    if scenario.placement.replica_choice == "nearest":
-        message = "training counts routes before it knows who reads them; write round_robin, random or least_loaded"
-        raise InvalidInput(Problem(message, "replica_choice"))
-
-
-def _schedule(scenario: TrainingScenario, microbatches: int) -> Schedule:
-    return SCHEDULES[scenario.schedule.kind](scenario.parallelism.pp, microbatches, **scenario.schedule.options())
-
-
-def _geometry(model: MoEModel, scenario: TrainingScenario) -> Geometry:
-    experts = model.layers[model.moe_layers[0]].experts
-    extra = scenario.workload.mtp_layers if model.layers[-1].experts is not None else 0
-    return Geometry(len(model.moe_layers) + extra, experts.routed, experts.top_k, experts.groups, experts.kept_groups)
-
-
-def _check_kernel(scenario: TrainingScenario, cluster: Cluster, parallelism: Parallelism) -> None:
-    """Refuse an expert-parallel kernel that cannot run here, before anything is priced."""
-    if parallelism.ep == 1:
-        return
-    domains = cluster.domain[parallelism.ep_groups]
-    try:
-        check_kernel(scenario.network.all_to_all, cluster.hardware.device, bool((domains != domains[:, :1]).any()))
-    except InvalidInput as error:
-        raise InvalidInput(Problem(str(error), "all_to_all")) from None

@@ -10,11 +10,10 @@ from moesim.engine.timeline import Timeline
 from moesim.errors import InvalidInput
 from moesim.network.fidelity import FIDELITIES
 from moesim.spec.loading import Document
-from moesim.spec.training_assembly import TrainingAssembly, assemble_training
+from moesim.spec.training_assembly import TrainingAssembly, assemble_training, check_memory
 from moesim.study.metrics import rounded
 from moesim.study.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.training_metrics import training_metrics
-from moesim.workload.training.footprint import check_fits
 from moesim.workload.training.step import TrainingStep, training_step
 
 
@@ -45,7 +44,7 @@ def run_training_assembly(
         step = training_step(job, assembly.line())
     except InvalidInput as error:
         raise document.locate(error, "cluster") from None
-    needs = check_fits(job, step.draws, **assembly.scenario.memory.shares())
+    needs = check_memory(document, assembly, step.draws)
     timeline = simulate(step.programs, FIDELITIES[job.fidelity].rates, job.network.capacity)
     metrics = {
         "schema_version": SCHEMA_VERSION,

@@ -79,20 +79,18 @@ def check_fits(job: Job, draws: Draws | None, **shares: float) -> TrainingFootpr
 
 
 def _advice(job: Job, draws: Draws | None, shares: dict[str, float]) -> str:
-    """Which changes would be enough, each tried alone, then together."""
-    more = [("recomputation: {kind: full}", {"recompute": frozenset({LAYER})})]
-    more += [(f"parallelism.zero: {level}", {"zero": level}) for level in range(job.zero + 1, 4)]
-    if job.microbatch > 1:
-        more.append(("workload.microbatch: 1", {"microbatch": 1, "microbatches": job.microbatches * job.microbatch}))
-    enough = [words for words, change in more if _fits(replace(job, **change), draws, shares)]
+    """Which changes would be enough: each tried alone, then recomputation with each level of sharding."""
+    again = ("recomputation: {kind: full}", {"recompute": frozenset({LAYER})})
+    levels = [(f"parallelism.zero: {level}", {"zero": level}) for level in range(job.zero + 1, 4)]
+    smaller = {"microbatch": 1, "microbatches": job.microbatches * job.microbatch}
+    alone = [again, *levels] + ([("workload.microbatch: 1", smaller)] if job.microbatch > 1 else [])
+    enough = [words for words, change in alone if _fits(replace(job, **change), draws, shares)]
     if enough:
         return f"any of these fits: {'; '.join(enough)}"
-    together = {key: value for _, change in more for key, value in change.items()}
-    if _fits(replace(job, **together), draws, shares):
-        return f"these together fit: {'; '.join(words for words, _ in more)}"
-    return (
-        "raise parallelism.pp, tp or ep (fewer weights a rank), or parallelism.cp (fewer tokens), or use more devices"
-    )
+    for words, change in levels:
+        if _fits(replace(job, **again[1], **change), draws, shares):
+            return f"together these fit: {again[0]}; {words}"
+    return "neither recomputation nor sharding is enough"
 
 
 def _fits(job: Job, draws: Draws | None, shares: dict[str, float]) -> bool:

@@ -129,12 +129,17 @@ class Job:
         return np.sort(self.parallelism.grid[rank].ravel())
 
 
+def even_layers(layers: int, virtual_stages: int) -> list[int]:
+    """Layers of each virtual stage as equal as can be, the first ones longer: the last also holds the head."""
+    size, more = divmod(layers, virtual_stages)
+    return [size + 1] * more + [size] * (virtual_stages - more)
+
+
 def divide_layers(layers: int, virtual_stages: int, stated: Sequence[int] | None) -> tuple[int, ...]:
     """Layers of each virtual stage: as stated, else equal. Raises InvalidInput naming what to write."""
     if stated is None:
         if layers % virtual_stages:
-            size, more = divmod(layers, virtual_stages)
-            listed = [size + 1] * more + [size] * (virtual_stages - more)
+            listed = even_layers(layers, virtual_stages)
             raise InvalidInput(
                 Problem(
                     f"{layers} layers do not divide into {virtual_stages} equal stages; write e.g. stages: {listed}",
