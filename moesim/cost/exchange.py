@@ -18,7 +18,6 @@ from moesim.cost.communication import library, with_protocols
 from moesim.cost.exchange_kernels import EXCHANGE, share, sms, together
 from moesim.cost.fitting import Fit, default_fit
 from moesim.cost.machine import Machine
-from moesim.cost.memory import memory_bound
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device
 from moesim.hardware.precision import PRECISIONS, Precision
@@ -39,7 +38,7 @@ class Kernel:
     compute beside it cannot have; None = those that run it. remote_s, remote_share: what leaving the scale-up domain
     adds to the floor, and the share of the NIC rate that it reaches. staged: whether copies pass a buffer in HBM on
     arrival. hooks: whether it can be cut into a sending and a receiving part. buffers: how it allocates, see
-    `buffer_bytes`. defaults: parameters where nothing was measured.
+    `moesim.cost.exchange_memory`. defaults: parameters where nothing was measured.
     """
 
     level: str
@@ -249,66 +248,3 @@ def fit_of(machine: Machine, kernel: Kernel, phase: str, precision: Precision) -
     best = min(order(fit) for fit in known)
     known = [fit for fit in known if order(fit) == best]
     return candidates(tuple(known), {"phase": phase, "dtype": precision.name})[0]
-
-
-def buffer_bytes(
-    kernel: str,
-    *,
-    tokens: int,
-    ranks: int,
-    slots: int,
-    hidden: int,
-    received: int,
-    dispatch: Precision,
-    combine: Precision,
-) -> float:
-    """Bytes that dispatch and combine keep on a rank.
-
-    tokens: that a rank sends at most; ranks: of the group; slots: experts on a rank; received: most that a rank takes.
-    ``peak``: tensors of what arrived and of what goes back. ``low_latency``: DeepEP's kernels cannot know what will
-    arrive, so that every expert has room for all tokens of every rank: two buffers (one a micro-batch), each to send
-    and to receive the larger of a dispatched token (BF16 or FP8 with scales, 16 bytes of header) and a combined one
-    (BF16) for every expert; and the tensors that experts read and write (DeepEP, csrc/config.hpp, LowLatencyLayout).
-    ``every_source``: a workspace with room for all tokens of every rank, both ways (TensorRT-LLM's one-sided kernels).
-    """
-    kind, back = KERNELS[kernel].buffers, hidden * combine.bytes
-    there = hidden * dispatch.bytes
-    if kind == "peak":
-        return received * (there + back)
-    if kind == "every_source":
-        return ranks * tokens * (there + back)
-    room = ranks * slots * tokens
-    message = 2 * hidden + 16
-    return 2 * room * (2 * hidden + message) + room * (there + back)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Hooked:
-    """An exchange cut by its hooks.
-
-    send_s, receive_s: [members] seconds in which a rank's SMs pack tokens before and unpack them after the wire.
-    flight: the rest of the exchange, which needs no SM. compute_share: what its HBM traffic takes of compute.
-    """
-
-    send_s: np.ndarray
-    flight: Transfer
-    receive_s: np.ndarray
-    compute_share: float
-
-
-def hooked(machine: Machine, priced: Exchange) -> Hooked | None:
-    """Cut an exchange into send, flight and receive; None where its kernel has no hooks.
-
-    DeepEP's low-latency kernels with ``return_recv_hook`` return once tokens are packed and handed to the NIC; the
-    second half, called when the tokens are needed, unpacks them. Both stream every copy through HBM once (read and
-    write), at the rate of a streaming kernel. Together the three take as long as the exchange in one piece, unless it
-    is shorter than its two kernels.
-    """
-    if priced.packed_bytes is None:
-        return None
-    send, receive = (memory_bound(machine, moved).seconds for moved in priced.packed_bytes)
-    latency = np.maximum(priced.transfer.latency_s - send - receive, 0.0)
-    flight = replace(priced.transfer, latency_s=latency)
-    moved = priced.transfer.sent + priced.transfer.received
-    rate = np.max(moved / np.maximum(flight.alone_s, 1e-12), initial=0.0)
-    return Hooked(send, flight, receive, float(min(rate / machine.device.hbm_bytes_per_s, 0.95)))

@@ -21,6 +21,7 @@ from moesim.routing.replay import Routes, check_geometry
 from moesim.routing.route_cache import CacheQuality
 from moesim.routing.trace import RouterTrace
 from moesim.spec import library
+from moesim.spec.checks import check_all_to_all, check_overlap, check_pipeline
 from moesim.spec.combinations import check_combinations
 from moesim.spec.drawing import (
     all_choices,
@@ -35,9 +36,6 @@ from moesim.spec.model_file import load_model
 from moesim.spec.offload import OffloadJob, build_offload
 from moesim.spec.parts import (
     batch_of,
-    check_all_to_all,
-    check_overlap,
-    check_pipeline,
     check_split,
     cluster_of,
     machine_of,

@@ -23,8 +23,10 @@ from moesim.workload.inference import inference_step
 SCHEMA_VERSION = 1
 # The degree that each kind of collective belongs to, where its members could be those of several.
 _OWNER = {
-    "dispatch": "ep", "combine": "ep", "gradient_dispatch": "ep", "gradient_combine": "ep", "expert_gather": "expert_tp", "expert_scatter": "expert_tp",
-    "context_exchange": "cp", "send": "pp", "send_forward": "pp", "send_backward": "pp", "all_reduce": "tp", "reduce_scatter": "tp", "all_gather": "tp",
+    "dispatch": "ep", "combine": "ep", "gradient_dispatch": "ep", "gradient_combine": "ep",
+    "expert_gather": "expert_tp", "expert_scatter": "expert_tp", "context_exchange": "cp",
+    "send": "pp", "send_forward": "pp", "send_backward": "pp",
+    "all_reduce": "tp", "reduce_scatter": "tp", "all_gather": "tp",
 }  # fmt: skip
 _NAMES = {"dp": "attention_dp"}
 

@@ -7,16 +7,14 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 
-from moesim.cost.exchange import buffer_bytes
 from moesim.errors import Infeasible
 from moesim.hardware.precision import PRECISIONS
 from moesim.model import shapes
 from moesim.model.architecture import Attention, Layer
 from moesim.model.per_token import state_elements
 from moesim.units import format_bytes
-from moesim.workload import local
 from moesim.workload.deployment import Batch, Deployment
-from moesim.workload.exchange import holders
+from moesim.workload.footprint_parts import activation_bytes, dense_bytes, dispatch_bytes
 from moesim.workload.stage import Stage, stages_of
 
 BF16 = PRECISIONS["bf16"].bytes
@@ -101,11 +99,11 @@ def _stage(
         here = [index in stage.layers for index in deployment.model.moe_layers]
         experts = deployment.placement.slots_per_rank * float(expert_bytes(deployment)[here].sum())
     part = replace(batch, sequences=-(-batch.sequences // deployment.microbatches))
-    activations = _activations(deployment, stage, part, layers)
-    buffers = _buffers(deployment, stage, part, received) if any(layer.experts for layer in layers) else 0.0
+    activations = activation_bytes(deployment, stage, part, layers)
+    buffers = dispatch_bytes(deployment, stage, part, received) if any(layer.experts for layer in layers) else 0.0
     return Footprint(
         experts=experts,
-        **_dense_bytes(deployment, stage, layers),
+        **dense_bytes(deployment, stage, layers),
         kv_cache=_cache(deployment, batch, layers, kv_block),
         recurrent_state=_states(deployment, batch, layers),
         activations=activations,
@@ -172,42 +170,6 @@ def _states(deployment: Deployment, batch: Batch, layers: Sequence[Layer]) -> fl
     return -(-int(batch.sequences.max(initial=0)) // deployment.parallelism.cp) * state_bytes(deployment, layers)
 
 
-def _activations(deployment: Deployment, stage: Stage, batch: Batch, layers: Sequence[Layer]) -> float:
-    """Hidden state, residual (split under sequence parallelism) and the widest projection in flight of a micro-batch;
-    what the next one brings from the stage before; logits in FP32."""
-    p, hidden = stage.parallelism, deployment.model.hidden
-    tokens = -(-int(batch.tokens.max(initial=0)) // p.cp)
-    residual = hidden / p.tp if deployment.sequence_parallel else hidden
-    size = tokens * (hidden + residual + _widest(layers, hidden, p.tp)) * BF16
-    if stage.index:
-        size += tokens * hidden * BF16
-    if stage.last:
-        sampled = int(local.head_tokens(batch, batch.sequences).max(initial=0))
-        size += sampled * shapes.head(deployment.model, p.tp)[0].n * FP32
-    return size
-
-
-def _buffers(deployment: Deployment, stage: Stage, batch: Batch, received: int) -> float:
-    """What dispatch and combine keep on the rank that receives most."""
-    if stage.alone:
-        return 0.0
-    p, policy, hidden = stage.parallelism, deployment.precision, deployment.model.hidden
-    gathered = received * hidden * (policy.dispatch.bytes + policy.combine.bytes)
-    if p.ep == 1:  # nothing is dispatched, tokens are gathered
-        return gathered
-    owned = int(np.bincount(holders(stage, batch), minlength=1).max())
-    return buffer_bytes(
-        deployment.kernel,
-        tokens=owned,
-        ranks=p.ep,
-        slots=deployment.placement.slots_per_rank,
-        hidden=hidden,
-        received=received,
-        dispatch=policy.dispatch,
-        combine=policy.combine,
-    ) + (gathered if p.expert_tp > 1 else 0.0)
-
-
 def _gqa_kv(attention: Attention, context: int, tp: int, kv: float) -> float:
     cached = min(context, attention.window) if attention.window else context
     return 2 * max(1, attention.kv_heads // tp) * attention.head_dim * cached * kv
@@ -230,43 +192,6 @@ def expert_bytes(deployment: Deployment) -> np.ndarray:
         for layer in model.moe_layers
     ]
     return np.array(elements) * deployment.precision.experts.bytes
-
-
-def _dense_bytes(deployment: Deployment, stage: Stage, layers: Sequence[Layer]) -> dict[str, float]:
-    """Weights by kind that are no routed expert, each in its format. The embedding stands on the first stage, in BF16;
-    the head on the last, which shares the embedding's matrix where weights are tied and both are there."""
-    model, p, policy = deployment.model, stage.parallelism, deployment.precision
-    listings = {
-        "attention": lambda layer: shapes.attention_projections(layer, model.hidden, p.tp),
-        "shared_expert": lambda layer: shapes.shared_expert(layer, model.hidden, p.shared_expert_tp),
-        "dense_ffn": lambda layer: shapes.dense_ffn(layer, model.hidden, p.tp),
-        "router": lambda layer: shapes.router(layer, model.hidden),
-    }
-    size = {
-        kind: sum(product.weights for layer in layers for product in listing(layer)) * policy.operands(kind)[0].bytes
-        for kind, listing in listings.items()
-    }
-    vocabulary = sum(product.weights for product in shapes.head(model, p.tp))
-    ends = vocabulary * BF16 if stage.index == 0 else 0.0
-    if stage.last and not (model.tied_embeddings and stage.index == 0):
-        ends += vocabulary * policy.operands("head")[0].bytes
-    return {
-        "attention": size["attention"],
-        "shared_experts": size["shared_expert"],
-        "dense_ffn": size["dense_ffn"],
-        "routers": size["router"],
-        "embedding_head": ends,
-    }
-
-
-def _widest(layers: Sequence[Layer], hidden: int, tp: int) -> int:
-    """Output width of the widest product of any layer on one rank."""
-    products = [
-        p
-        for layer in set(layers)
-        for p in (*shapes.attention_projections(layer, hidden, tp), *shapes.dense_ffn(layer, hidden, tp))
-    ]
-    return max((p.n * p.used for p in products), default=0)
 
 
 def largest_batch(deployment: Deployment, batch: Batch, received: int, **memory: float) -> int:

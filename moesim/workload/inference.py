@@ -15,9 +15,9 @@ from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.emitter import Emitter
 from moesim.workload.local import Work
 from moesim.workload.micro_batch import sum_traffic
-from moesim.workload.overlap import row
 from moesim.workload.pipeline import pipeline_programs
 from moesim.workload.pricing import Ledger
+from moesim.workload.rows import row
 from moesim.workload.split import StepSplit, cut_batch
 from moesim.workload.stage import Stage, stages_of
 

@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from moesim.cost.exchange import KERNELS, hooked
+from moesim.cost.exchange import KERNELS
 from moesim.cost.exchange import Exchange as PricedExchange
 from moesim.cost.experts import routed_experts
+from moesim.cost.hooks import hooked
 from moesim.model.architecture import Experts, Layer
 from moesim.placement.traffic import LayerTraffic, layer_traffic
 from moesim.routing.replay import Routes

@@ -7,32 +7,12 @@ that the end of the layers waits for. docs/overlap.md draws what each of them do
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Callable
 
 from moesim.workload.emitter import Emitter
-from moesim.workload.parts import Exchanged, LayerParts, MoEBlock, Piece
-
-After = tuple[int, ...]
-
-
-class Split(Protocol):
-    """Prices layers of a step cut as an overlap wants it."""
-
-    phase: str
-    layers: int
-    first_moe: int  # position of the first layer with routed experts; `layers` without any
-    divisible: int  # micro-batches into which every rank's sequences can be cut
-
-    def __call__(
-        self, *, batches: int = 1, chunks: int = 1, by: str = "tokens", layers: slice = slice(None)
-    ) -> tuple[tuple[LayerParts, ...], ...]:
-        """[micro-batch][layer] parts, every kernel priced at the shapes that are left to it.
-
-        batches: cut every rank's sequences into so many. chunks: cut the expert work of a layer into so many, ``by``
-        tokens or by expert slots.
-        """
+from moesim.workload.parts import LayerParts, MoEBlock
+from moesim.workload.rows import After, Split, inward, outward, row, whole
+from moesim.workload.two_batch import take_turns
 
 
 def none(emit: Emitter, split: Split, after: After) -> After:
@@ -74,18 +54,8 @@ def two_batch(emit: Emitter, split: Split, after: After, *, hooks: bool = False)
         return (low_latency_hooks if hooks else shared_expert)(emit, split, after)
     for layer in split(layers=slice(0, split.first_moe))[0]:
         after = _layer(emit, layer, after, _in_a_row)
-    stages, delay = _STAGES[split.phase]
-    halves = [_Half(emit, after, hooks) for _ in range(2)]
-    first, second = (
-        [(half, stage, layer) for layer in layers for stage in stages]
-        for half, layers in zip(halves, split(batches=2, layers=slice(split.first_moe, None)), strict=True)
-    )
-    turns = first[:delay]
-    for one, other in zip(first[delay:], second, strict=False):
-        turns += [one, other]
-    for half, stage, layer in turns + second[len(first) - delay :]:
-        stage(half, layer)
-    return halves[0].after + halves[1].after
+    rest = split(batches=2, layers=slice(split.first_moe, None))
+    return take_turns(emit, split.phase, rest, after, hooks)
 
 
 OVERLAPS: dict[str, Callable[..., After]] = {
@@ -123,156 +93,32 @@ def _layer(emit: Emitter, layer: LayerParts, after: After, block: Callable) -> A
 
 def _in_a_row(emit: Emitter, block: MoEBlock, after: After) -> After:
     (chunk,) = block.chunks
-    work = (chunk.experts, *chunk.scatter, _whole(chunk.combine))
-    return row(emit, block.layer, (block.shared, block.router, _whole(chunk.dispatch), *chunk.gather, *work), after)
+    work = (chunk.experts, *chunk.scatter, whole(chunk.combine))
+    return row(emit, block.layer, (block.shared, block.router, whole(chunk.dispatch), *chunk.gather, *work), after)
 
 
 def _under_dispatch(emit: Emitter, block: MoEBlock, after: After) -> After:
     (chunk,) = block.chunks
     routed = row(emit, block.layer, (block.router,), after)
-    arrived = row(emit, block.layer, (_whole(chunk.dispatch), *chunk.gather), routed)
+    arrived = row(emit, block.layer, (whole(chunk.dispatch), *chunk.gather), routed)
     row(emit, block.layer, (block.shared,), routed)
-    return row(emit, block.layer, (chunk.experts, *chunk.scatter, _whole(chunk.combine)), arrived)
+    return row(emit, block.layer, (chunk.experts, *chunk.scatter, whole(chunk.combine)), arrived)
 
 
 def _with_hooks(emit: Emitter, block: MoEBlock, after: After) -> After:
     (chunk,) = block.chunks
     routed = row(emit, block.layer, (block.router,), after)
-    arrived = row(emit, block.layer, _outward(chunk.dispatch, True), routed)
+    arrived = row(emit, block.layer, outward(chunk.dispatch, True), routed)
     row(emit, block.layer, (block.shared,), routed)
-    landed = row(emit, block.layer, _inward(chunk.dispatch, True), arrived)
+    landed = row(emit, block.layer, inward(chunk.dispatch, True), arrived)
     after = row(emit, block.layer, (*chunk.gather, chunk.experts, *chunk.scatter), landed)
-    return row(emit, block.layer, _outward(chunk.combine, True) + _inward(chunk.combine, True), after)
+    return row(emit, block.layer, outward(chunk.combine, True) + inward(chunk.combine, True), after)
 
 
 def _pipelined(emit: Emitter, block: MoEBlock, after: After) -> After:
     routed = row(emit, block.layer, (block.router,), after)
-    arrived = [row(emit, block.layer, (_whole(chunk.dispatch), *chunk.gather), routed) for chunk in block.chunks]
+    arrived = [row(emit, block.layer, (whole(chunk.dispatch), *chunk.gather), routed) for chunk in block.chunks]
     ends = row(emit, block.layer, (block.shared,), routed) if block.shared is not None else ()
     for chunk, here in zip(block.chunks, arrived, strict=True):
-        ends += row(emit, block.layer, (chunk.experts, *chunk.scatter, _whole(chunk.combine)), here)
+        ends += row(emit, block.layer, (chunk.experts, *chunk.scatter, whole(chunk.combine)), here)
     return ends
-
-
-@dataclass(slots=True, eq=False)
-class _Half:
-    """One of two micro-batches. after: what its next operation needs; flying: its tokens on the wire."""
-
-    emit: Emitter
-    after: After
-    hooks: bool
-    flying: After = ()
-
-    def row(self, layer: LayerParts, pieces: Sequence[Piece | None]) -> None:
-        """Emit pieces one after another, behind what the micro-batch did before."""
-        self.after = row(self.emit, layer.layer, pieces, self.after)
-
-    def send(self, layer: LayerParts, exchanged: Exchanged | None) -> None:
-        """Put tokens on the wire, and go on without waiting for them."""
-        self.flying = row(self.emit, layer.layer, _outward(exchanged, self.hooks), self.after)
-
-    def receive(self, layer: LayerParts, exchanged: Exchanged | None) -> None:
-        """Wait for the tokens."""
-        self.after = tuple(dict.fromkeys(self.after + self.flying))
-        self.row(layer, _inward(exchanged, self.hooks))
-
-
-def _prepare(half: _Half, layer: LayerParts) -> None:
-    half.row(layer, layer.prepare)
-
-
-def _core_and_route(half: _Half, layer: LayerParts) -> None:
-    half.row(layer, layer.core)
-    if layer.moe is not None:
-        half.row(layer, (layer.moe.router,))
-
-
-def _dispatch(half: _Half, layer: LayerParts) -> None:
-    if layer.moe is not None:
-        half.send(layer, layer.moe.chunks[0].dispatch)
-
-
-def _shared(half: _Half, layer: LayerParts) -> None:
-    if layer.moe is not None:
-        half.row(layer, (layer.moe.shared,))
-
-
-def _experts_and_return(half: _Half, layer: LayerParts) -> None:
-    if layer.moe is not None:
-        (chunk,) = layer.moe.chunks
-        half.receive(layer, chunk.dispatch)
-        half.row(layer, (*chunk.gather, chunk.experts, *chunk.scatter))
-        half.send(layer, chunk.combine)
-
-
-def _land(half: _Half, layer: LayerParts) -> None:
-    if layer.moe is not None:
-        half.receive(layer, layer.moe.chunks[0].combine)
-
-
-def _nothing(half: _Half, layer: LayerParts) -> None:
-    """A turn without work."""
-
-
-def _finish(half: _Half, layer: LayerParts) -> None:
-    half.row(layer, layer.after)
-
-
-def _together(*stages: Callable[[_Half, LayerParts], None]) -> Callable[[_Half, LayerParts], None]:
-    """One stage of several."""
-
-    def run(half: _Half, layer: LayerParts) -> None:
-        for stage in stages:
-            stage(half, layer)
-
-    return run
-
-
-# Stages of a layer between which the micro-batches take turns, and by how many the second one starts later, as in
-# SGLang's operations_strategy.py (DeepSeek); but combine lands in the last stage, not in the fifth, so that the second
-# micro-batch's dispatch need not wait for it.
-_STAGES = {
-    "prefill": (
-        (
-            _together(_prepare, _core_and_route, _dispatch),
-            _experts_and_return,
-            _together(_shared, _land, _finish),
-        ),
-        0,
-    ),
-    "decode": (
-        (
-            _prepare,
-            _core_and_route,
-            _together(_dispatch, _shared),
-            _experts_and_return,
-            _nothing,
-            _together(_land, _finish),
-        ),
-        2,
-    ),
-}  # fmt: skip
-
-
-def row(emit: Emitter, layer: int, pieces: Sequence[Piece | tuple[Piece, ...] | None], after: After) -> After:
-    """Emit pieces one after another, those in a tuple beside each other; what is None costs nothing."""
-    for piece in pieces:
-        if piece is not None:
-            together = piece if isinstance(piece, tuple) else (piece,)
-            after = tuple(emit.piece(each, layer, after) for each in together)
-    return after
-
-
-def _whole(exchanged: Exchanged | None) -> Piece | None:
-    return None if exchanged is None else exchanged.whole
-
-
-def _outward(exchanged: Exchanged | None, hooks: bool) -> tuple[Piece | None, ...]:
-    """What puts tokens on the wire: the whole kernel, or with hooks its sending part and the flight."""
-    if exchanged is None:
-        return ()
-    return (exchanged.send, exchanged.flight) if hooks else (exchanged.whole,)
-
-
-def _inward(exchanged: Exchanged | None, hooks: bool) -> tuple[Piece | None, ...]:
-    return (exchanged.receive,) if exchanged is not None and hooks else ()

@@ -21,8 +21,8 @@ from moesim.network.transfer import Transfer
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.emitter import Emitter
 from moesim.workload.local import Work
-from moesim.workload.overlap import row
 from moesim.workload.pricing import Ledger
+from moesim.workload.rows import row
 from moesim.workload.split import StepSplit
 from moesim.workload.stage import Stage
 
