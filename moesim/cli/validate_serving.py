@@ -64,7 +64,7 @@ def fit_serving(
     from datetime import date
 
     from moesim.spec.serving_constants import SHIPPED, fitted_text
-    from moesim.study.fit_serving import fit_serving as fit
+    from moesim.study.judge_serving import fit_serving as fit
     from moesim.study.tables import read_table
 
     show = Progress()
@@ -80,7 +80,7 @@ def fit_serving(
     os.replace(partial, target)
     note(f"wrote {target}")
     rows = ((name, *(f"{value:.1%}" for value in errors.values())) for name, errors in found.errors.items())
-    print_table(rows, header=("runs", *next(iter(found.errors.values()))), right=range(1, 5))
+    print_table(rows, header=("runs", *next(iter(found.errors.values()))), right=range(1, 8))
 
 
 def _print(table) -> None:

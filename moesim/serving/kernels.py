@@ -7,7 +7,7 @@ tokens. Tables hold them over grids; between grid points kernels are nearly stra
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -214,9 +214,11 @@ def _between_experts(deployment: Deployment, layer: Layer) -> np.ndarray:
 
 
 def _all_reduce(deployment: Deployment, groups: np.ndarray, tokens: np.ndarray = TOKENS) -> np.ndarray:
-    width = deployment.model.hidden * 2
+    width, machine = deployment.model.hidden * 2, deployment.machine
+    if (machine.software or "").startswith("sglang"):  # its one-shot kernels are vLLM's, adapted; nobody measured them
+        machine = replace(machine, software="vllm")
     transfers = [
-        collective(deployment.machine, deployment.network, "all_reduce", groups, float(count * width), fidelity="bound")
+        collective(machine, deployment.network, "all_reduce", groups, float(count * width), fidelity="bound")
         for count in tokens
     ]
     return np.array([(t.arrived * t.wire_s + t.latency_s).max() for t in transfers])

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import moesim
+from moesim.serving.effects import FEATURES, Effects
 from moesim.serving.stack import Constants
 from moesim.spec.loading import Spec, read
 
@@ -31,25 +32,42 @@ class _Stack(Spec):
     graph_tokens: int
 
 
+_Pair = tuple[float, float]
+_Slopes = tuple[float, float, float, float]
+
+
+class _Effects(Spec):
+    groups: dict[str, _Pair]
+    images: dict[str, _Pair]
+    slopes: dict[str, tuple[_Slopes, _Slopes]]
+
+
 class _File(Spec):
     source: str
     date: str
     errors: dict[str, dict[str, float]]
-    ttft_interval: tuple[float, float]
-    tpot_interval: tuple[float, float]
+    ttft_interval: _Pair
+    tpot_interval: _Pair
+    known_ttft_interval: _Pair
+    known_tpot_interval: _Pair
     stacks: dict[str, _Stack]
+    effects: _Effects
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """Constants by stack, factors (low, high) of 80 % intervals, and the errors of the fit by way of holding out.
+    """Constants by stack, effects of known groups, factors (low, high) of 80 % intervals for unknown and for known
+    groups, and the errors of the fit by way of holding out.
 
     errors: ``{"in sample": {"tpot_mape": …}, "unseen model": …}``. source: of the measurements, in words.
     """
 
     stacks: dict[str, Constants]
+    effects: Effects
     ttft_interval: tuple[float, float]
     tpot_interval: tuple[float, float]
+    known_ttft_interval: tuple[float, float]
+    known_tpot_interval: tuple[float, float]
     errors: dict[str, dict[str, float]]
     source: str
     date: str
@@ -59,7 +77,9 @@ def load_fitted(path: str | Path = SHIPPED) -> Fitted:
     """Constants from a file, by default those that ship. Raises InvalidInput with every problem of the file."""
     file = read(path).check(_File)
     stacks = {name: Constants(**stack.model_dump()) for name, stack in file.stacks.items()}
-    return Fitted(stacks, file.ttft_interval, file.tpot_interval, file.errors, file.source, file.date)
+    effects = Effects(**file.effects.model_dump())
+    unknown, known = (file.ttft_interval, file.tpot_interval), (file.known_ttft_interval, file.known_tpot_interval)
+    return Fitted(stacks, effects, *unknown, *known, file.errors, file.source, file.date)
 
 
 def fitted_text(fitted: Fitted) -> str:
@@ -72,11 +92,12 @@ def fitted_text(fitted: Fitted) -> str:
     ]
     for name, errors in fitted.errors.items():
         lines.append(f"  {name}: {{{', '.join(f'{key}: {value:.3f}' for key, value in errors.items())}}}")
-    for name in ("ttft_interval", "tpot_interval"):
-        low, high = getattr(fitted, name)
-        lines.append(
-            f"{name}: [{low:.4g}, {high:.4g}]  # factors on a prediction, 80 %, from unseen models and hardware"
-        )
+    for group, origin in (("", "unseen models and hardware"), ("known_", "unseen curves of known groups")):
+        for name in ("ttft", "tpot"):
+            low, high = getattr(fitted, f"{group}{name}_interval")
+            lines.append(
+                f"{group}{name}_interval: [{low:.4g}, {high:.4g}]  # 80 % factors on a prediction, from {origin}"
+            )
     lines.append("stacks:")
     for name, constants in fitted.stacks.items():
         lines.append(f"  {name}:")
@@ -84,4 +105,14 @@ def fitted_text(fitted: Fitted) -> str:
         for field in fields(Constants):
             value = values[field.name]
             lines.append(f"    {field.name}: {value if isinstance(value, int) else f'{value:.4g}'}")
+    lines.append("effects:  # ln factors on (TTFT, TPOT); meanings: moesim/serving/effects.py")
+    for level in ("groups", "images"):
+        lines.append(f"  {level}:")
+        lines += [f"    '{name}': {_list(terms)}" for name, terms in sorted(getattr(fitted.effects, level).items())]
+    lines.append(f"  slopes:  # over {', '.join(FEATURES)}")
+    lines += [f"    '{name}': [{', '.join(map(_list, v))}]" for name, v in sorted(fitted.effects.slopes.items())]
     return "\n".join(lines) + "\n"
+
+
+def _list(values: tuple[float, ...]) -> str:
+    return f"[{', '.join(f'{value:.4f}' for value in values)}]"

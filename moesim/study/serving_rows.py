@@ -71,7 +71,7 @@ class Configuration:
 @dataclass(frozen=True, slots=True)
 class ServingRow:
     """One row: a configuration and its load. client: ``inferencex`` or another. age: years from the day of the run to
-    2026-04, 0 where the day is not recorded."""
+    2026-04, 0 where the day is not recorded. image: of the server's container, empty where it is not recorded."""
 
     configuration: Configuration
     input_len: int
@@ -79,6 +79,7 @@ class ServingRow:
     concurrency: int
     client: str
     age: float = 0.0
+    image: str = ""
 
 
 def read_row(row: Mapping[str, object]) -> ServingRow:
@@ -106,7 +107,10 @@ def read_row(row: Mapping[str, object]) -> ServingRow:
     configuration = Configuration(*names, precision, sizes["gpus"], sizes["ep"], sizes["attention_dp"])
     client = str(row.get("client") or "other")
     lengths = (sizes["input_len"], sizes["output_len"], sizes["concurrency"])
-    return ServingRow(configuration, *lengths, client, age(row.get("measured")))
+    image = row.get("image")
+    return ServingRow(
+        configuration, *lengths, client, age(row.get("measured")), image if isinstance(image, str) else ""
+    )
 
 
 def age(measured: object) -> float:

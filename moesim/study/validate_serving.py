@@ -20,6 +20,7 @@ import pandas as pd
 
 import moesim
 from moesim.errors import MoesimError
+from moesim.serving.effects import features
 from moesim.serving.fleet import Fleet, Frontend, Pool, simulate
 from moesim.serving.kernels import KernelTables, kernel_tables
 from moesim.serving.loads import REALISTIC_SIGMA
@@ -105,10 +106,10 @@ def predict_serving(
     done = len(table) - sum(map(len, rows.values()))
     for configuration, members in rows.items():
         found = _configuration(configuration, [row for _, row in members], fitted, sigma, cache)
-        for (index, _), (prediction, why, remark) in zip(members, found, strict=True):
+        for (index, row), (prediction, why, remark) in zip(members, found, strict=True):
             reason[index], note[index] = why, remark
             if prediction is not None:
-                for name, value in zip(ADDED, _with_intervals(prediction, fitted), strict=True):
+                for name, value in zip(ADDED, _with_intervals(prediction, fitted, row), strict=True):
                     predicted[name][index] = value
         done += len(members)
         if progress is not None:
@@ -165,9 +166,17 @@ def _remark(configuration: Configuration, server: Server) -> str:
     return "; ".join(words)
 
 
-def _with_intervals(prediction: Prediction, fitted: Fitted) -> tuple[float, ...]:
-    ttft, tpot = prediction.ttft_s, prediction.tpot_s
-    (ttft_low, ttft_high), (tpot_low, tpot_high) = fitted.ttft_interval, fitted.tpot_interval
+def _with_intervals(prediction: Prediction, fitted: Fitted, row: ServingRow) -> tuple[float, ...]:
+    """In the order of `ADDED`, with the effects and intervals of a known group."""
+    c = row.configuration
+    group = (stack_of(c.software), c.model, c.hardware, c.precision)
+    load = features(row.concurrency, row.input_len, row.output_len, c.gpus)
+    of_ttft, of_tpot = fitted.effects.factors(*group, row.image, load)
+    ttft, tpot = prediction.ttft_s * of_ttft, prediction.tpot_s * of_tpot
+    low_high = (fitted.ttft_interval, fitted.tpot_interval)
+    if fitted.effects.knows(*group, row.image):
+        low_high = (fitted.known_ttft_interval, fitted.known_tpot_interval)
+    (ttft_low, ttft_high), (tpot_low, tpot_high) = low_high
     return ttft, tpot, ttft * ttft_low, ttft * ttft_high, tpot * tpot_low, tpot * tpot_high
 
 
@@ -177,7 +186,7 @@ def _key(row: ServingRow) -> str:
 
 def _cache_file(cache: Path, configuration: Configuration, fitted: Fitted, sigma: float) -> Path:
     """One file a configuration; its name changes with everything that a prediction depends on."""
-    about = (moesim.__version__, repr(configuration), repr(fitted), sigma, _profile_text(configuration.hardware))
+    about = (moesim.__version__, repr(configuration), repr(fitted.stacks), sigma, _profile_text(configuration.hardware))
     return cache / f"serving-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.json"
 
 
