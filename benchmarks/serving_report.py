@@ -79,7 +79,7 @@ def report(predicted: pd.DataFrame, balanced: pd.DataFrame, seconds: float) -> s
         "",
         "## Effects of known groups",
         "",
-        "What runs of a known group add to ln of the physical prediction (`moesim/serving/effects.py`), shrunk to zero;",
+        "What runs of a known group add to ln of the physical prediction (`moesim/serving/effects.py`), shrunk to 0;",
         "slopes are over log2 of concurrency, prompt length, output length and GPUs, per 2, 1.5, 1.5 and 1 octaves.",
         "",
         effects(fitted),

@@ -159,12 +159,12 @@ class Replica:
                 self._run = None
                 self._begin()
                 return
-            steps = self._steps_alike()
             sequences, context = self._busiest()
+            steps, growth = self._steps_alike(sequences, context)
             first = self._cost.decode_s(sequences * self._width, self._total * self._width, context)
             last = first
             if steps > 1:
-                grown = context + self._gain * (steps - 1) * sequences
+                grown = context + growth * (steps - 1)
                 last = self._cost.decode_s(sequences * self._width, self._total * self._width, grown)
             run = StepRun(self.env.now, steps, first, last, extra, (), None, sequences, context)
         else:
@@ -194,10 +194,13 @@ class Replica:
                 heapq.heappush(self._queue, (sequence.priority, sequence.index, sequence))
         self._inbox.clear()
 
-    def _steps_alike(self) -> int:
-        """Decode steps until something must change."""
+    def _steps_alike(self, sequences: int, context: float) -> tuple[int, float]:
+        """(decode steps until something must change, tokens by which the fullest rank grows in each).
+
+        Their seconds lie on a straight line: steps end where the cost has a bend, or another rank becomes the fullest.
+        """
         if self._exact:
-            return 1
+            return 1, 0.0
         ends = self._ends
         while ends[0][2].finish != ends[0][0]:
             heapq.heappop(ends)
@@ -210,7 +213,18 @@ class Replica:
             steps = min(steps, self.policy.poll_interval - self._since_poll)
         if self._held:
             steps = min(steps, max(1, self.policy.hold_steps - self._held))
-        return max(1, steps)
+        if steps <= 1:
+            return 1, 0.0
+        growing = max(rank.sequences for rank in self.ranks if rank.context == context)
+        for rank in self.ranks:
+            if rank.sequences > growing:
+                apart = (context - rank.context) / (self._gain * (rank.sequences - growing))
+                steps = min(steps, math.floor(apart) + 1)
+        growth = self._gain * growing
+        straight = (self._cost.bend(sequences * self._width, context) - context) / growth
+        if straight < steps:
+            steps = math.floor(straight) + 1
+        return max(1, steps), growth
 
     def _busiest(self) -> tuple[int, float]:
         ranks = self.ranks

@@ -66,6 +66,10 @@ class SlowedSteps:
         """As `StepCost` says."""
         return self.factor * self._cost.decode_s(sequences, total, context)
 
+    def bend(self, sequences: int, context: float) -> float:
+        """As `StepCost` says."""
+        return self._cost.bend(sequences, context)
+
     def mixed_s(self, sequences: int, total: int, context: float, prefill: Prefill) -> float:
         """As `StepCost` says."""
         return self.factor * self._cost.mixed_s(sequences, total, context, prefill)

@@ -7,6 +7,7 @@ Between buckets times are interpolated. What a stack's host adds comes from its 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -70,6 +71,10 @@ class SimulatedSteps:
         host = c.fixed + c.sequence * sequences + counts.layers * counts.unpriced * c.kernel
         return host + self._between_buckets(sequences, context / sequences)
 
+    def bend(self, sequences: int, context: float) -> float:
+        """As `StepCost` says."""
+        return next((place * sequences for place in _CONTEXTS if place * sequences > context), math.inf)
+
     def mixed_s(self, sequences: int, total: int, context: float, prefill: Prefill) -> float:
         """As `StepCost` says: a prefill of all new tokens, and the decode attention over what is cached."""
         c, counts = self._constants, self._counts
@@ -80,7 +85,7 @@ class SimulatedSteps:
             mean = context / sequences
             seconds += self._between_buckets(sequences, mean) - self._between_buckets(sequences, 1.0)
         seconds += counts.layers * counts.unpriced * c.kernel
-        if prefill.total + total > c.graph_tokens:
+        if prefill.tokens + sequences > c.graph_tokens:
             seconds = max(seconds, counts.layers * counts.eager * c.eager)
         return c.fixed + c.sequence * sequences + seconds + counts.layers / 60 * c.prompt
 

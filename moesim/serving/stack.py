@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from math import exp
+from math import exp, inf
 
 import numpy as np
 
@@ -145,6 +145,7 @@ class StackSteps:
         self._tables, self._counts, self._c = tables, counts, constants
         self._slowdown = exp(constants.ageing * age)
         self._by_sequences: dict[tuple[int, int], _Line] = {}
+        self._bends = CONTEXTS.tolist()
         c = constants
         self._dense = _Line(TOKENS, c.dense * tables.dense_s + c.communication * tables.communication_s)
         experts = c.expert_bytes * tables.expert_bytes_s + c.expert_flops * tables.expert_flops_s
@@ -159,6 +160,12 @@ class StackSteps:
         if line is None:
             line = self._by_sequences[sequences, total] = self._decode_line(sequences, total)
         return line(context / sequences)
+
+    def bend(self, sequences: int, context: float) -> float:
+        """As `StepCost` says."""
+        places = self._bends
+        i = bisect_right(places, context / sequences)
+        return places[i] * sequences if i < len(places) else inf
 
     def mixed_s(self, sequences: int, total: int, context: float, prefill: Prefill) -> float:
         """As `StepCost` says."""

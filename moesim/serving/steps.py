@@ -5,6 +5,7 @@ A server is one instance of the model whose attention-DP ranks step together; th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,6 +15,9 @@ class StepCost(Protocol):
 
     def decode_s(self, sequences: int, total: int, context: float) -> float:
         """A step that only decodes: sequences and tokens of context on the busiest rank, sequences on all."""
+
+    def bend(self, sequences: int, context: float) -> float:
+        """The context above the given one up to which `decode_s` is a straight line in it."""
 
     def mixed_s(self, sequences: int, total: int, context: float, prefill: Prefill) -> float:
         """A step with tokens of prompts, beside decoding (sequences 0 where decoding pauses)."""
@@ -45,6 +49,10 @@ class LinearSteps:
     def decode_s(self, sequences: int, total: int, context: float) -> float:
         """As `StepCost` says."""
         return self.fixed_s + self.sequence_s * sequences + self.context_s * context
+
+    def bend(self, sequences: int, context: float) -> float:
+        """As `StepCost` says."""
+        return math.inf
 
     def mixed_s(self, sequences: int, total: int, context: float, prefill: Prefill) -> float:
         """As `StepCost` says."""

@@ -167,3 +167,30 @@ def test_the_journal_holds_the_mean_latencies(in_flight, count, seed):
     ttft, tpot = ((rows["seconds"] * rows[name]).sum() / count for name in ("waiting", "slowness"))
     assert ttft == pytest.approx(np.mean(run.outcome.ttft_s()), rel=1e-9)
     assert tpot == pytest.approx(np.mean(run.outcome.tpot_s(requests.output_len)), rel=1e-9)
+
+
+class BentSteps(LinearSteps):
+    """A price whose line in the mean context bends at 500 and 1,000 tokens."""
+
+    BENDS = (500, 1000)
+
+    def decode_s(self, sequences, total, context):
+        mean = context / max(sequences, 1)
+        bent = sum(max(mean - bend, 0) for bend in self.BENDS)
+        return super().decode_s(sequences, total, context) + 1e-5 * bent
+
+    def bend(self, sequences, context):
+        return next((bend * sequences for bend in self.BENDS if bend * sequences > context), float("inf"))
+
+
+@pytest.mark.parametrize("ranks", [1, 3])
+def test_jumps_over_bends_and_uneven_ranks_are_exact(serve, ranks):
+    """A run of steps is its first and last step's trapezoid: it may cross no bend, and no other rank may overtake."""
+    rng = np.random.default_rng(5)
+    requests = closed_loop(rng.integers(10, 900, 60), rng.integers(1, 700, 60), 7)
+    jumped, exact = (
+        serve(requests, cost=BentSteps(4e-3, 2e-5, 2e-8, 1e-6), capacity=2e4, ranks=ranks, exact=exact).outcome
+        for exact in (False, True)
+    )
+    assert jumped.finished_s == pytest.approx(exact.finished_s, rel=1e-9)
+    assert jumped.first_token_s == pytest.approx(exact.first_token_s, rel=1e-9)
