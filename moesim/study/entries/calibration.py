@@ -1,6 +1,6 @@
 """What a stack's published figures say about it beyond the simulation: factors on the times of each kind of work.
 
-    calibrated seconds = exp(ageing · age) · (Σ_kind factor_kind · simulated seconds_kind + host_s · layer passes)
+    calibrated = exp(ageing · age) · (Σ_kind factor_kind · simulated_kind + host_s · layer passes + scan_s · scans)
 
 One set of factors a stack and kind of run (``megatron mxfp8``, ``trtllm load``), none for a single entry; the file
 `calibration.yaml` beside this module holds them with the number of entries and the errors on held-out groups, and
@@ -28,11 +28,14 @@ UNCALIBRATED = (0.6, 1.7)  # factors on a prediction that hold about 80 % of pub
 @dataclass(frozen=True, slots=True)
 class Factors:
     """factors: by kind of work, 1 where none is stated. host_s: seconds of each pass of a layer forward and back beyond
-    its kernels (launches, small kernels). ageing: log slowdown a year of older releases. interval:
-    factors on a predicted time that hold 80 % of held-out figures. entries: figures that the fit saw."""
+    its kernels (launches, small kernels). scan_s: seconds that training takes for 10^12 elements of states of linear
+    attention and Mamba, whose scans have no measured kernel to be priced by. ageing: log slowdown a year of older
+    releases. interval: factors on a predicted time that hold 80 % of held-out figures. entries: figures that the fit
+    saw."""
 
     factors: Mapping[str, float] = field(default_factory=dict)
     host_s: float = 0.0
+    scan_s: float = 0.0
     ageing: float = 0.0
     interval: tuple[float, float] = UNCALIBRATED
     entries: int = 0
@@ -43,7 +46,7 @@ class Factors:
         if total <= 0:
             return 1.0
         scaled = sum(self.factors.get(kind, 1.0) * seconds for kind, seconds in outcome.seconds.items())
-        scaled += self.host_s * outcome.passes
+        scaled += self.host_s * outcome.passes + self.scan_s * outcome.scans
         return scaled / total * math.exp(self.ageing * (age or 0.0))
 
 
@@ -76,6 +79,7 @@ def load_calibration(path: Path = SHIPPED) -> Calibration:
             stack: Factors(
                 dict(kept.get("factors", {})),
                 float(kept.get("host_s", 0.0)),
+                float(kept.get("scan_s", 0.0)),
                 float(kept.get("ageing", 0.0)),
                 tuple(kept.get("interval", UNCALIBRATED)),
                 int(kept.get("entries", 0)),

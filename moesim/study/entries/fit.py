@@ -8,7 +8,7 @@ stacks that do the same kind of run, which in turn is drawn towards the plain si
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import yaml
@@ -20,7 +20,12 @@ from moesim.study.entries.predict import Prediction
 from moesim.study.entries.reading import grows_with_time, read
 
 LOSS_SCALE = 0.12  # of log errors; beyond it a figure counts linearly
-SPREAD = {"factors": 0.4, "host_ms": 1.0, "ageing": 0.3}  # of what parameters may differ from what they are drawn to
+SPREAD = {
+    "factors": 0.4,
+    "host_ms": 1.0,
+    "scan_s": 2.0,
+    "ageing": 0.3,
+}  # of what parameters may differ from what they are drawn to
 POOLED = 0.5  # a group's spread, relative to that of the fit of all
 FOLDS = ("model", "hardware", "source")
 FEWEST = 3  # figures of a group that gets factors of its own
@@ -70,7 +75,7 @@ def fit_calibration(found: Sequence[Figure]) -> tuple[Calibration, dict[str, dic
         inside = np.array([_error(found[row], fitted) for row in rows])
         unseen = {by: held[by][rows] for by in FOLDS}
         both = np.concatenate([unseen["model"], unseen["hardware"]])
-        stacks[name] = Factors(fitted.factors, fitted.host_s, fitted.ageing, interval(both), len(rows))
+        stacks[name] = replace(fitted, interval=interval(both), entries=len(rows))
         errors[name] = {"in sample": summary(inside)} | {f"unseen {by}": summary(unseen[by]) for by in FOLDS}
     return Calibration(stacks), errors
 
@@ -115,25 +120,32 @@ def fit(found: Sequence[Figure], centre: Factors, spread: float) -> Factors:
     share = np.array([[f.outcome.seconds.get(kind, 0.0) / f.outcome.total_s for kind in kinds] for f in found])
     rest = 1.0 - share.sum(axis=1)
     passes = np.array([f.outcome.passes * _HOST_UNIT / f.outcome.total_s for f in found])
+    scans = np.array([f.outcome.scans / f.outcome.total_s for f in found])
     age = np.array([f.age or 0.0 for f in found])
     wanted = np.log([f.wanted for f in found])
     start = np.array(
-        [*(np.log(centre.factors.get(kind, 1.0)) for kind in kinds), centre.host_s / _HOST_UNIT, centre.ageing]
+        [
+            *(np.log(centre.factors.get(kind, 1.0)) for kind in kinds),
+            centre.host_s / _HOST_UNIT,
+            centre.scan_s,
+            centre.ageing,
+        ]
     )
-    width = spread * np.array([SPREAD["factors"]] * len(kinds) + [SPREAD["host_ms"], SPREAD["ageing"]])
+    own = [SPREAD[name] for name in ("host_ms", "scan_s", "ageing")]
+    width = spread * np.array([SPREAD["factors"]] * len(kinds) + own)
 
     def residuals(x: np.ndarray) -> np.ndarray:
-        scaled = share @ np.exp(x[:-2]) + rest + passes * x[-2]
-        return np.concatenate(
-            [np.log(np.maximum(scaled, 1e-6)) + x[-1] * age - wanted, LOSS_SCALE * (x - start) / width]
-        )
+        scaled = share @ np.exp(x[:-3]) + rest + passes * x[-3] + scans * x[-2]
+        missed = np.log(np.maximum(scaled, 1e-6)) + x[-1] * age - wanted
+        return np.concatenate([missed, LOSS_SCALE * (x - start) / width])
 
-    low = np.array([-3.0] * len(kinds) + [0.0, -0.5])
-    high = np.array([3.0] * len(kinds) + [50.0, 1.5])
-    x = least_squares(residuals, np.clip(start, low + 1e-6, high - 1e-6), bounds=(low, high), loss="soft_l1",
-                      f_scale=LOSS_SCALE).x  # fmt: skip
+    low = np.array([-3.0] * len(kinds) + [0.0, 0.0, -0.5])
+    high = np.array([3.0] * len(kinds) + [50.0, 50.0, 1.5])
+    begin = np.clip(start, low + 1e-6, high - 1e-6)
+    x = least_squares(residuals, begin, bounds=(low, high), loss="soft_l1", f_scale=LOSS_SCALE).x
     factors = {kind: round(float(np.exp(v)), 4) for kind, v in zip(kinds, x, strict=False)}
-    return Factors(factors, round(float(x[-2]) * _HOST_UNIT, 7), round(float(x[-1]), 4), entries=len(found))
+    constants = (round(float(x[-3]) * _HOST_UNIT, 7), round(float(x[-2]), 4), round(float(x[-1]), 4))
+    return Factors(factors, *constants, entries=len(found))
 
 
 def summary(errors: np.ndarray) -> dict[str, float]:
@@ -160,6 +172,7 @@ def calibration_text(calibration: Calibration, errors: dict, *, source: str, dat
             "entries": kept.entries,
             "factors": dict(kept.factors),
             "host_s": kept.host_s,
+            "scan_s": kept.scan_s,
             "ageing": kept.ageing,
             "interval": list(kept.interval),
             "errors": {by: {k: round(v, 3) for k, v in found.items()} for by, found in errors[name].items()},

@@ -63,8 +63,20 @@ def predict_entry(entry: Entry, runner: Runner, calibration: Calibration) -> Pre
 def predict_case(case: Case, runner: Runner, calibration: Calibration) -> Prediction:
     """Run a case and read its quantity. Raises MoesimError."""
     case, outcome = run_case(case, runner)
-    factors = calibration.of(case.stack)
     base_s = token_seconds(case, runner.run(case.base)) if case.base is not None else None
+    return _prediction(case, outcome, calibration, base_s)
+
+
+def rescaled(prediction: Prediction, calibration: Calibration) -> Prediction:
+    """The prediction under another calibration, without running anything; speed-ups and reasons stay as they are."""
+    case, outcome = prediction.case, prediction.outcome
+    if case is None or outcome is None or case.base is not None:
+        return prediction
+    return _prediction(case, outcome, calibration, None)
+
+
+def _prediction(case: Case, outcome: Outcome, calibration: Calibration, base_s: float | None) -> Prediction:
+    factors = calibration.of(case.stack)
     value = read(case, outcome, factors.scale(outcome, case.age), base_s)
     low, high = bounds(case, outcome, value, factors)
     return Prediction(value, low, high, "; ".join(case.assumed), "", case, outcome)

@@ -135,10 +135,12 @@ def document_of_job(job: Job, assume: Assumptions) -> dict[str, object]:
     stage = job.devices // pp
     experts = model.layers[model.moe_layers[0]].experts if model.moe_layers else None
     expert_tp = said.etp or 1
-    sharded = said.fsdp or job.stack == "maxtext"
+    tpu = job.hardware.device.kind == "tpu"
+    sharded = said.fsdp or job.stack == "maxtext" or tpu
     ep = said.ep or 1
-    if said.ep is None and experts and not sharded:
-        ep = int(assume.take(None, _widest(experts.routed, stage // expert_tp, domain(job.hardware)), "EP"))
+    if said.ep is None and experts and not said.fsdp and job.stack != "maxtext":
+        limit = stage if tpu else domain(job.hardware)
+        ep = int(assume.take(None, _widest(experts.routed, stage // expert_tp, limit), "EP"))
     if sharded:
         assume.note("weights sharded over all data-parallel ranks (FSDP)")
     parallelism = {"tp": tp, "cp": cp, "pp": pp, "ep": ep, "expert_tp": expert_tp, "zero": 3 if sharded else 1}
@@ -225,7 +227,8 @@ def _kernel(job: Job, ranks: int) -> str:
 
 
 def lighter(document: dict[str, object]) -> list[dict[str, object]]:
-    """The document with more and more recomputation, for jobs that do not fit."""
+    """The document with more and more recomputation, and smaller microbatches of fully sharded jobs, for jobs that do
+    not fit."""
     model = model_named(str(document["model"]))
     mla = any(layer.attention and layer.attention.kind == "mla" for layer in model.layers)
     modules = [m for m in _RECOMPUTED if mla or m != "mla_up"]
@@ -234,11 +237,18 @@ def lighter(document: dict[str, object]) -> list[dict[str, object]]:
         {"kind": "selective", "modules": [*modules, "experts", "shared_expert"]},
         {"kind": "full"},
     ]
-    return [{**document, "recomputation": choice} for choice in choices]
+    found = [{**document, "recomputation": choice} for choice in choices]
+    work, size = document["workload"], int(document["workload"]["microbatch"])
+    while document["parallelism"]["zero"] == 3 and size > 1 and size % 2 == 0:
+        size //= 2
+        found.append({**found[2], "workload": {**work, "microbatch": size}})
+    return found
 
 
 def with_recomputation(case: Case, document: dict[str, object]) -> Case:
     """The case with a lighter document, and what was assumed."""
     kind = document["recomputation"]
     words_of = "all layers" if kind["kind"] == "full" else ", ".join(kind["modules"])
+    if document["workload"] != case.document["workload"]:
+        words_of += f", {document['workload']['microbatch']} sequences at a time"
     return replace(case, document=document, assumed=(*case.assumed, f"recomputed, as it would not fit: {words_of}"))

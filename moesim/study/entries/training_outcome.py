@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from moesim.model.architecture import MoEModel
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.outcome import Outcome, node_size
 from moesim.study.train import run_training
@@ -67,11 +68,18 @@ def _continued(short: Outcome, few: int, long: Outcome, more: int, many: int) ->
         sequences=at(short.sequences, long.sequences),
         ranks=short.ranks,
         passes=at(short.passes, long.passes),
+        scans=at(short.scans, long.scans),
         model_flops=at(short.model_flops, long.model_flops),
         peak_flops_per_s=short.peak_flops_per_s,
         low=long.low,
         high=long.high,
     )
+
+
+def scans(model: MoEModel, tokens: float) -> float:
+    """10^12 elements of the states of linear attention that so many tokens update."""
+    linear = [layer.attention for layer in model.layers if layer.attention and layer.attention.kind == "linear"]
+    return tokens * sum(a.heads * a.head_dim * a.v_head_dim for a in linear) / 1e12
 
 
 def _run(data: Mapping[str, object], microbatches: int) -> Outcome:
@@ -91,6 +99,7 @@ def _run(data: Mapping[str, object], microbatches: int) -> Outcome:
         sequences=float(data["workload"]["global_batch"]),
         ranks=job.cluster.ranks,
         passes=microbatches * len(job.model.layers) / job.parallelism.pp,
+        scans=scans(job.model, job.step_tokens / job.cluster.ranks),
         model_flops=float(metrics["model_flops_per_token"]) * job.step_tokens,
         peak_flops_per_s=job.machine.device.peak.get("bf16", 0.0),
         low=float(metrics["step_time_low_s"]) / total,
