@@ -38,7 +38,7 @@ from moesim.study.entries.score import rank_correlations, statistics, with_error
 ROOT = Path(__file__).parent.parent
 SCENARIOS = ROOT / "scenarios" / "published"
 # What is kept as scenarios: each stack, product and model once or twice.
-KEPT = """
+_IDS = """
     dstrain-004 isca-006 dgxc-001 dgxc-002 dgxc-004 dgxc-007 dgxc-012 dgxc-020 mgb-013 mgb-017
     mbridge-001 mbridge-002 mbridge-005 mbridge-009 mbridge-023 mbridge-024 mbridge-029 mbridge-042 mbridge-043
     mbridge-046 mbridge-057 mbridge-058 mbridge-059 mbridge-060 mbridge-065 mbridge-072 mbridge-073 mbridge-077
@@ -47,7 +47,8 @@ KEPT = """
     dsprod-002 sgl-001 sgl-002 sgl-004 sgl-008 sgl-009 vllm-002 vllm-004 vllm-005 vllm-006 vllm-009 vllm-013
     trtbest-001 trtbest-003 trtmin-007 trtpo-001 trtpo-003 trtpo-014 trtpo-015 trtpo-021 trtpo-040 trtpo-061
     trtpo-073 trtpo-078 trtpo-087 trtpo-095 mlperf41-002 mlperf60-001 tpuinf-004
-""".split()
+"""
+KEPT = frozenset(_IDS.split())
 
 
 def main(path: str, options: set[str]) -> None:
@@ -122,10 +123,11 @@ def report(predicted: pd.DataFrame, simulated: pd.DataFrame, gaps: list, seconds
     lines = [
         "# Published figures: predicted beside what was printed",
         "",
-        f"{len(predicted)} published figures of training and inference; {converted_share(predicted):.1%} state enough to",
-        f"become a scenario, which took {seconds:.0f} s of CPU to simulate (0 where outcomes were in the cache). Nothing is",
-        "dropped for its error. `python benchmarks/published_report.py PUBLISHED.yaml --fit --scenarios` makes this page,",
-        "the calibration and [scenarios/published](../scenarios/published); docs/measured-tables.md says how.",
+        f"{len(predicted)} published figures of training and inference; {converted_share(predicted):.1%} state enough",
+        f"to become a scenario, which took {seconds:.0f} s of CPU to simulate (little where outcomes were cached).",
+        "Nothing is dropped for its error. `python benchmarks/published_report.py PUBLISHED.yaml --fit --scenarios`",
+        "makes this page, the calibration and [scenarios/published](../scenarios/published); docs/measured-tables.md",
+        "says how.",
         "",
         "| | median error | P90 | median Spearman within a source and unit |",
         "|---|---|---|---|",
@@ -138,8 +140,8 @@ def report(predicted: pd.DataFrame, simulated: pd.DataFrame, gaps: list, seconds
         "",
         "## By stack, and on what a fit had not seen",
         "",
-        "Median / P90 of the absolute error. Only `moesim/study/entries/calibration.yaml` is fitted: factors on kinds of",
-        "work, host seconds a layer and ageing of each stack; no constant of a single figure.",
+        "Median / P90 of the absolute error. Only `moesim/study/entries/calibration.yaml` is fitted: factors on kinds",
+        "of work, host seconds a layer and ageing of each stack; no constant of a single figure.",
         "",
         *_stacks(),
         "",
@@ -149,8 +151,8 @@ def report(predicted: pd.DataFrame, simulated: pd.DataFrame, gaps: list, seconds
         "",
         "## Forced balance against real routing",
         "",
-        "Runs of which a note says that balance was forced (or routing random) run balanced, all others replay a capture",
-        "or lognormal popularity. The same scenario under both, real over balanced step time:",
+        "Runs of which a note says that balance was forced (or routing random) run balanced, all others replay a",
+        "capture or lognormal popularity. The same scenario under both, real over balanced step time:",
         "",
         "| id | what | slower by |",
         "|---|---|---|",
