@@ -205,10 +205,15 @@ class MicroBatch:
         node: np.ndarray,
     ) -> LayerTraffic:
         """Where every rank holds all tokens, nothing is sent and only slots are counted."""
-        level = "expert" if self.stage.alone else KERNELS[self.deployment.kernel].level
+        level = "expert" if self.stage.alone else self._level
         return layer_traffic(
             self.deployment.placement, row, ids, source, level=level, node=node, count=count, slots=slots
         )
+
+    @property
+    def _level(self) -> str:
+        """At which tokens are copied: the kernel's, or once a rank where a group only gathers its tokens."""
+        return "rank" if self.stage.parallelism.ep == 1 else KERNELS[self.deployment.kernel].level
 
     def _expert_work(self, cut: dict[int, list[list[LayerTraffic]]]) -> dict[int, list[Work]]:
         """Routed experts of MoE layers [chunk], each [ranks]; layers with equal experts are priced in one call."""
@@ -248,7 +253,7 @@ class MicroBatch:
         """What the experts' kernel sees before it spreads tokens. arrived: [layer, rank] tokens sent to it."""
         if self.stage.alone:
             return {"entering": np.full(arrived.shape, self.batch.tokens.sum()), "top_k": top_k}
-        if KERNELS[self.deployment.kernel].level == "expert":  # every pair arrives as a token of its own
+        if self._level == "expert":  # every pair arrives as a token of its own
             return {}
         return {"entering": arrived, "top_k": top_k}
 

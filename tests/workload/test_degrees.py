@@ -119,6 +119,16 @@ def test_expert_tensor_parallelism_beside_data_parallel_attention(scenario):
     assert gather.received.max() == pytest.approx(fullest * 64 / 2)  # half of the group's tokens, in FP8
 
 
+def test_one_group_gathers_every_token_once(scenario):
+    assembly = scenario(devices=4, dp=4, ep=1, expert_tp=4, slots=16, kernel="deepep_low_latency")
+    step = inference_step(assembly.deployment, assembly.batch, assembly.routes, OVERLAPS["none"])
+    kinds = [op.kind for op in step.program.ops if op.layer == 1]
+    assert kinds[-4:] == ["router", "expert_gather", "experts", "expert_scatter"]
+    gather = next(op.transfer for op in step.program.ops if op.kind == "expert_gather")
+    assert gather.received.tolist() == pytest.approx([48 * 64] * 4)  # the others' 16 tokens each, in FP8
+    assert step.traffic[0][0].tokens.sum() == 2 * 64
+
+
 def test_sequence_parallelism_turns_all_reduces_into_pairs(scenario):
     plain = scenario(devices=4, dp=1, tp=4, ep=4, slots=4)
     split = scenario(devices=4, dp=1, tp=4, ep=4, slots=4, more="sequence_parallel: true")
