@@ -35,8 +35,9 @@ from moesim.spec.training_parts import (
     schedule_of,
 )
 from moesim.spec.training_scenario import TrainingScenario
+from moesim.workload.stage import divide_layers, even_layers
 from moesim.workload.training.footprint import TrainingFootprint, check_fits
-from moesim.workload.training.job import Formats, Job, Overlap, divide_layers, even_layers
+from moesim.workload.training.job import Formats, Job, Overlap
 from moesim.workload.training.optimizer import OPTIMIZERS
 from moesim.workload.training.recomputation import RECOMPUTATIONS
 from moesim.workload.training.routed import Draws

@@ -13,7 +13,7 @@ from moesim.model import shapes
 from moesim.placement.placement import Placement
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.footprint import footprint, largest, largest_batch
-from moesim.workload.stage import divide_layers
+from moesim.workload.stage import even_layers
 
 _WIDER = (2, 4, 8, 16, 32)  # times as many devices
 # Formats from wide to narrow; a weight format also needs matrix units.
@@ -124,10 +124,9 @@ def _more_stages(deployment: Deployment, batch: Batch, received: int, times: int
     if pp > layers or int(batch.sequences.min(initial=1)) < pp:
         return None
     wide = replace(p, devices=p.devices * times, pp=pp)
-    size, more = divmod(layers, pp)
-    stages = divide_layers(layers, pp, [size + 1] * more + [size] * (pp - more))
+    stages = tuple(even_layers(layers, pp))
     changed = replace(deployment, parallelism=wide, stage_layers=stages, microbatches=max(pp, deployment.microbatches))
-    listed = f", stages: {list(stages)}" if more else ""
+    listed = f", stages: {list(stages)}" if layers % pp else ""
     return changed, batch, received, f"{_devices(deployment, times)}, pp: {pp}{listed}"
 
 

@@ -61,16 +61,24 @@ def one_stage(parallelism: Parallelism) -> Parallelism:
     return replace(parallelism, devices=parallelism.stage_devices, pp=1)
 
 
+def even_layers(layers: int, stages: int) -> list[int]:
+    """Layers of each stage as equal as can be, the first ones longer: the last also holds the head."""
+    size, more = divmod(layers, stages)
+    return [size + 1] * more + [size] * (stages - more)
+
+
 def divide_layers(layers: int, stages: int, stated: Sequence[int] | None) -> tuple[int, ...]:
-    """Layers of each stage: as stated, else equal. Raises InvalidInput naming what to write."""
+    """Layers of each stage (in training: of each virtual stage of the schedule): as stated, else equal. Raises
+    InvalidInput naming what to write."""
     if stated is None:
-        size, more = divmod(layers, stages)
-        if more:
-            listed = [size + 1] * more + [size] * (stages - more)
+        listed = even_layers(layers, stages)
+        if listed[0] != listed[-1]:
             problem = f"{layers} layers do not divide into {stages} equal stages; write e.g. stages: {listed}"
             raise InvalidInput(Problem(problem, "parallelism.pp"))
-        return (size,) * stages
+        return tuple(listed)
     if len(stated) != stages or sum(stated) != layers:
-        problem = f"{len(stated)} stages with {sum(stated)} layers are listed, but pp is {stages} and the model has "
+        problem = (
+            f"{len(stated)} stages with {sum(stated)} layers are listed; there are {stages} stages and the model has "
+        )
         raise InvalidInput(Problem(f"{problem}{layers} layers", "stages"))
     return tuple(stated)

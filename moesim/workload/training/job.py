@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from moesim.cost.machine import Machine
-from moesim.errors import InvalidInput, Problem
 from moesim.hardware.precision import Precision
 from moesim.hardware.topology import Cluster
 from moesim.model.architecture import Layer, MoEModel
@@ -127,32 +125,3 @@ class Job:
     def stage_ranks(self, rank: int) -> np.ndarray:
         """[ranks of a stage] global ranks of a pipeline rank, rising."""
         return np.sort(self.parallelism.grid[rank].ravel())
-
-
-def even_layers(layers: int, virtual_stages: int) -> list[int]:
-    """Layers of each virtual stage as equal as can be, the first ones longer: the last also holds the head."""
-    size, more = divmod(layers, virtual_stages)
-    return [size + 1] * more + [size] * (virtual_stages - more)
-
-
-def divide_layers(layers: int, virtual_stages: int, stated: Sequence[int] | None) -> tuple[int, ...]:
-    """Layers of each virtual stage: as stated, else equal. Raises InvalidInput naming what to write."""
-    if stated is None:
-        if layers % virtual_stages:
-            listed = even_layers(layers, virtual_stages)
-            raise InvalidInput(
-                Problem(
-                    f"{layers} layers do not divide into {virtual_stages} equal stages; write e.g. stages: {listed}",
-                    "parallelism.pp",
-                )
-            )
-        return (layers // virtual_stages,) * virtual_stages
-    if len(stated) != virtual_stages or sum(stated) != layers:
-        raise InvalidInput(
-            Problem(
-                f"{len(stated)} stages with {sum(stated)} layers are listed; the schedule has {virtual_stages} and the "
-                f"model {layers} layers",
-                "stages",
-            )
-        )
-    return tuple(stated)
