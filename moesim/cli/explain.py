@@ -10,6 +10,7 @@ import typer
 
 from moesim.cli.completion import complete_field, complete_scenario
 from moesim.cli.output import check_folder, note, print_json, print_table, say
+from moesim.errors import InvalidInput
 
 
 def explain(
@@ -21,14 +22,19 @@ def explain(
         list[str] | None,
         typer.Option("--set", autocompletion=complete_field, metavar="FIELD=VALUE", help="Change a field."),
     ] = None,
+    pool: Annotated[
+        str, typer.Option("--pool", metavar="decode|prefill", help="Of disaggregated servers: which of them.")
+    ] = "decode",
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print the rank order, what each degree's groups span, and the bytes that their collectives carry."""
     from moesim.study.explain import explain as explained
 
+    if pool not in ("decode", "prefill"):
+        raise InvalidInput(f"--pool {pool}: write decode or prefill")
     if out is not None:
         check_folder(out.parent)
-    layout, data = explained(scenario, change or ())
+    layout, data = explained(scenario, change or (), pool)
     if out is not None:
         from moesim.report.layout_figure import draw_layout
 

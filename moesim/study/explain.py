@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,6 +18,7 @@ from moesim.spec.parts import overlap_of
 from moesim.spec.serving_scenario import serving_assembly
 from moesim.spec.training_assembly import assemble_training, is_training
 from moesim.study.metrics import rounded
+from moesim.workload.deployment import Batch
 from moesim.workload.inference import inference_step
 
 SCHEMA_VERSION = 1
@@ -57,19 +58,25 @@ class Layout:
         }
 
 
-def explain(name_or_path: str, changes: Iterable[str] = ()) -> tuple[Layout, dict[str, object]]:
+def explain(name_or_path: str, changes: Iterable[str] = (), pool: str = "decode") -> tuple[Layout, dict[str, object]]:
     """The layout of a scenario of any kind that runs on ranks, and the same as plain data.
 
+    pool: of a serving scenario, the servers that decode (and prefill, where they do both) or those of ``prefill``.
     Raises InvalidInput as the scenario does.
     """
     document = read_scenario(name_or_path, changes)
-    layout = _of_training(document) if is_training(document) else LAYOUTS[_kind(document)](document)
+    if is_training(document):
+        layout = _of_training(document)
+    elif _kind(document) == "load":
+        layout = _of_serving(document, pool)
+    else:
+        layout = _of_step(document)
     return layout, rounded(_data(layout))
 
 
 def _kind(document: Document) -> str:
     """The key that says what kind of scenario a file is; InvalidInput for those without ranks of their own."""
-    kind = next((key for key in LAYOUTS if key in document.data), None)
+    kind = next((key for key in ("load", "workload") if key in document.data), None)
     if kind is None:
         raise InvalidInput(f"{document.file} is no scenario of a step, of serving or of training, which have ranks")
     return kind
@@ -91,14 +98,23 @@ def _of_step(document: Document) -> Layout:
     return _inference(assembly, assembly.routes, "one step")
 
 
-def _of_serving(document: Document) -> Layout:
-    """A decode step of a serving scenario with as many sequences a rank as its server runs at once."""
+def _of_serving(document: Document, pool: str = "decode") -> Layout:
+    """A step of a serving scenario's servers: decode with as many sequences a rank as they run at once, or of the pool
+    that only computes prompts one prompt a rank as long as its token budget."""
     serving = serving_assembly(document)
-    assembly, most = serving.decode, serving.scenario.server.policy().max_sequences
-    sequences = min(most, int(assembly.batch.sequences[0]))
-    batch = replace(assembly.batch, sequences=np.full_like(assembly.batch.sequences, sequences))
-    routes = _first(assembly.routes, sequences)
-    return _inference(replace(assembly, batch=batch), routes, f"a decode step of {sequences} sequences a rank")
+    if pool == "decode":
+        assembly, policy = serving.decode, serving.scenario.server.policy()
+        tokens = min(policy.max_sequences, int(assembly.batch.sequences[0]))
+        batch = replace(assembly.batch, sequences=np.full_like(assembly.batch.sequences, tokens))
+        what = f"a decode step of {tokens} sequences a rank"
+    elif serving.prefill is None:
+        raise InvalidInput(f"{document.file} has no pool of servers for prefill; leave --pool out")
+    else:
+        assembly, policy = serving.prefill, serving.scenario.prefill.server.policy()
+        tokens = min(policy.token_budget, int(assembly.batch.sequences[0]))
+        batch = Batch("prefill", np.ones_like(assembly.batch.sequences), tokens, 0)
+        what = f"a prefill step of {tokens} tokens a rank"
+    return _inference(replace(assembly, batch=batch), _first(assembly.routes, tokens), what)
 
 
 def _first(routes: Routes | None, tokens: int) -> Routes | None:
@@ -122,10 +138,6 @@ def _inference(assembly: Assembly, routes: Routes | None, what: str) -> Layout:
         step.programs,
         step.rounds,
     )
-
-
-# The key that only files of a kind have -> what lays it out.
-LAYOUTS: dict[str, Callable[[Document], Layout]] = {"load": _of_serving, "workload": _of_step}
 
 
 def _data(layout: Layout) -> dict[str, object]:

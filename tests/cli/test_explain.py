@@ -19,6 +19,13 @@ def test_serving(moesim_json):
     assert data["collectives"][0]["bytes_per_step"] > 0
 
 
+def test_the_pool_of_prefill_servers(moesim, moesim_json):
+    data = moesim_json("explain", "serving-disaggregated-h100", "--pool", "prefill")
+    assert data["what"].startswith("a prefill step of")
+    assert moesim("explain", "serving-deepseek-v3-b200", "--pool", "prefill")[0] == 2
+    assert "write decode or prefill" in moesim("explain", "quickstart", "--pool", "other")[2]
+
+
 def test_training(moesim_json):
     data = moesim_json("explain", "mixtral-8x7b-training-h100")
     spans = {row["axis"]: row["span"] for row in data["groups"]}
