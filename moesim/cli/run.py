@@ -40,6 +40,8 @@ def run(
         check_folder(out)  # before the work, so that a bad place costs nothing
     result = run_scenario(scenario, changes=change or ())
     if "mfu" in result.metrics:
+        if links:
+            raise InvalidInput("--links shows inference steps; for training write moesim explain SCENARIO")
         _show_training(result, json, out)
         return
     if out is not None:

@@ -38,13 +38,44 @@ def balanced(geometry: Geometry, *, rng: np.random.Generator, tokens: int = TOKE
 def balanced_routes(geometry: Geometry, *, tokens_per_rank: np.ndarray, rng: np.random.Generator) -> Routes:
     """One step whose loads differ by at most one token: [ranks] tokens per rank, experts dealt out in turn.
 
-    Each layer deals its experts in another random order, so that a token's experts lie on unrelated ranks.
+    Each layer deals its experts in another random order, so that a token's experts lie on unrelated ranks. Where a
+    token may use some groups only, the groups take turns too, and loads differ by at most two tokens.
     """
-    tokens, k = int(tokens_per_rank.sum()), geometry.top_k
-    turn = (np.arange(tokens)[:, None] * k + np.arange(k)) % geometry.experts
-    orders = [rng.permutation(geometry.experts).astype(expert_dtype(geometry.experts)) for _ in range(geometry.layers)]
+    tokens, dtype = int(tokens_per_rank.sum()), expert_dtype(geometry.experts)
+    turn = _turns(geometry, tokens)
+    orders = [_order(geometry, rng).astype(dtype) for _ in range(geometry.layers)]
     offsets = np.concatenate([[0], np.cumsum(tokens_per_rank)])
     return Routes(np.stack([order[turn] for order in orders]), None, offsets, np.empty((0, tokens), int), 0, True)
+
+
+def _order(geometry: Geometry, rng: np.random.Generator) -> np.ndarray:
+    """A random order of the experts, which keeps groups together where a token may use some only."""
+    if not _limited(geometry):
+        return rng.permutation(geometry.experts)
+    size = geometry.experts // geometry.groups
+    inside = rng.permuted(np.tile(np.arange(size), (geometry.groups, 1)), axis=1)
+    return (rng.permutation(geometry.groups)[:, None] * size + inside).ravel()
+
+
+def _limited(geometry: Geometry) -> bool:
+    return geometry.kept_groups < geometry.groups
+
+
+def _turns(geometry: Geometry, tokens: int) -> np.ndarray:
+    """[token, k] experts dealt out in turn; under group-limited choice token t takes them from `kept_groups` groups
+    from group t on, as evenly as k divides, and each group deals its own in turn."""
+    k, number = geometry.top_k, np.arange(tokens)
+    if not _limited(geometry):
+        return (number[:, None] * k + np.arange(k)) % geometry.experts
+    groups, kept = geometry.groups, geometry.kept_groups
+    share = np.zeros(groups, dtype=np.int64)  # of the group at each distance from a token's first
+    share[:kept] = k // kept + (np.arange(kept) < k % kept)
+    dealt = share[(np.arange(groups) - number[:, None]) % groups]  # [token, group]
+    before = np.cumsum(dealt, axis=0) - dealt
+    group = (number[:, None] + np.repeat(np.arange(groups), share)) % groups  # [token, k]
+    again = np.concatenate([np.arange(count) for count in share])  # which of its picks in the group
+    place = (np.take_along_axis(before, group, axis=1) + again) % (geometry.experts // groups)
+    return group * (geometry.experts // groups) + place
 
 
 def power_law(geometry: Geometry, *, alpha: float, rng: np.random.Generator, tokens: int = TOKENS) -> RouterTrace:

@@ -69,6 +69,17 @@ def test_balanced_routes_differ_by_one_token_at_most():
     assert loads.gini(loads.expert_load(synthesis.balanced(SMALL, rng=rng()))).max() < 0.001
 
 
+@pytest.mark.parametrize(("top_k", "kept"), [(8, 4), (6, 3), (5, 2)])
+def test_balanced_routes_keep_to_the_groups_that_a_token_may_use(top_k, kept):
+    geometry = Geometry(layers=3, experts=64, top_k=top_k, groups=8, kept_groups=kept)
+    routes = synthesis.balanced_routes(geometry, tokens_per_rank=np.array([64]), rng=rng())
+    for layer in routes.ids:
+        assert all(len(set(token)) == top_k for token in layer.tolist())
+        assert all(len(set(token)) == kept for token in (layer // 8).tolist())
+        assert np.ptp(np.bincount(layer.ravel(), minlength=64)) == 0  # a round of all experts is exactly even
+        assert np.ptp(np.bincount(layer[:13].ravel(), minlength=64)) <= 2
+
+
 @pytest.mark.parametrize("alpha", [0.5, 1.0, 1.01, 1.2])
 def test_power_law_loads_follow_their_definition(alpha):
     load = synthesis.power_law_load(alpha, 1024, 64, 8, rng())
