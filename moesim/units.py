@@ -32,11 +32,15 @@ UNITS: dict[str, dict[str, float]] = {
     "Hz": {f"{p}Hz": f for p, f in _DECIMAL.items()},
     "W": {f"{p}W": f for p, f in _DECIMAL.items()},
     "USD/h": {"USD/h": 1.0},
+    "USD": {"USD": 1.0, "kUSD": 1e3, "MUSD": 1e6},
+    "USD/kWh": {"USD/kWh": 1.0},
+    "g/kWh": {"g/kWh": 1.0, "kg/kWh": 1e3},
 }  # fmt: skip
 
 _EXAMPLE = {
     "bytes": "186 GB", "bytes/s": "900 GB/s", "FLOP": "2 TFLOP", "FLOP/s": "2.5 PFLOP/s", "seconds": "1 us",
     "Hz": "1.8 GHz", "W": "1200 W", "USD/h": "2.75 USD/h",
+    "USD": "5.6 MUSD", "USD/kWh": "0.08 USD/kWh", "g/kWh": "380 g/kWh",
 }  # fmt: skip
 
 _NUMBER_AND_UNIT = re.compile(r"\s*([-+]?\d[\d_]*(?:\.\d*)?(?:[eE][-+]?\d+)?)\s*([A-Za-zµ/]*)\s*")

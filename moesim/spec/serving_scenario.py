@@ -28,7 +28,8 @@ from moesim.spec.scenario import Cluster, Count, Network, Parallelism, Precision
 from moesim.workload.overlap import OVERLAPS
 
 Share = Annotated[float, Field(ge=0, le=1)]
-_POOL_TOKENS = 4096  # tokens of routing a rank, of which the windows of simulated steps take theirs
+# Tokens of routing a rank, of which the windows of simulated steps take theirs; other steps need none.
+_POOL_TOKENS = {"simulated": 4096, "stack": 64}
 
 
 def _closed_loop(*, in_flight: int) -> None:
@@ -206,7 +207,8 @@ def serving_assembly(document: Document) -> ServingAssembly:
 def _step_document(document: Document, own: dict) -> Document:
     """The document of one step of the deployment: the lines of its keys stay those of the file."""
     data = {key: document.data[key] for key in _DEPLOYMENT if key in document.data}
-    workload = {"kind": "decode", "sequences_per_rank": _POOL_TOKENS, "context": 1}
+    steps = data_steps["kind"] if isinstance(data_steps := document.data.get("steps"), dict) else "stack"
+    workload = {"kind": "decode", "sequences_per_rank": _POOL_TOKENS[steps], "context": 1}
     return replace(document, data=data | own | {"workload": workload})
 
 

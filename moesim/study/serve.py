@@ -93,11 +93,12 @@ def build_fleet(assembly: ServingAssembly, fitted: Fitted) -> Fleet:
     constants = fitted.stacks[own.server.preset]
     prefill = _pool(assembly, assembly.prefill, own.server.policy(), own.servers, constants)
     transfer = transfer_line(assembly.prefill, assembly.decode)
-    line = partial(_on_line, *transfer)
+    line = partial(on_line, *transfer)
     return Fleet(pool, prefill, line, scenario.balancer, frontend, elastic=elastic)
 
 
-def _on_line(fixed_s: float, token_s: float, tokens: int) -> float:
+def on_line(fixed_s: float, token_s: float, tokens: int) -> float:
+    """Seconds to hand over the cache of so many tokens, from what `transfer_line` says."""
     return fixed_s + token_s * tokens
 
 
