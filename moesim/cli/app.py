@@ -17,6 +17,7 @@ from moesim.cli.explain import explain
 from moesim.cli.offload import offload
 from moesim.cli.pareto import pareto
 from moesim.cli.place import place
+from moesim.cli.plan import plan
 from moesim.cli.resilience import resilience
 from moesim.cli.run import run
 from moesim.cli.schema import schema
@@ -43,6 +44,7 @@ for command in (
     offload,
     serve,
     pareto,
+    plan,
     resilience,
     place,
     sweep,

@@ -14,7 +14,7 @@ def schema(
     kind: Annotated[
         str,
         typer.Argument(
-            help="scenario, training, serving, resilience, service, profile, model, sweep or baseline.",
+            help="scenario, training, serving, resilience, service, plan, profile, model, sweep or baseline.",
             autocompletion=complete_schema,
         ),
     ] = "scenario",

@@ -17,6 +17,7 @@ _PACKAGE = Path(moesim.__file__).resolve().parent
 _SHELVES = {
     "hardware": ("hardware_profiles", ".yaml", "hardware profile"),
     "scenario": ("scenarios", ".yaml", "scenario"),
+    "plan": ("scenarios/plans", ".yaml", "plan"),
     "model": ("model/catalogue", ".yaml", "model"),
     "trace": ("routing/captures", ".safetensors", "router trace"),
 }

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from moesim.errors import InvalidInput, Problem
+from moesim.routing.trace import RouterTrace
 from moesim.serving.arrivals import ARRIVALS
 from moesim.serving.fleet import BALANCERS
 from moesim.serving.lengths import LENGTHS
@@ -181,8 +182,8 @@ def assemble_serving(name_or_path: str, changes: Iterable[str] = ()) -> ServingA
     return serving_assembly(read_scenario(name_or_path, changes))
 
 
-def serving_assembly(document: Document) -> ServingAssembly:
-    """`assemble_serving` for a document that is already read."""
+def serving_assembly(document: Document, *, trace: RouterTrace | None = None) -> ServingAssembly:
+    """`assemble_serving` for a document that is already read. trace: take it instead of the scenario's routing."""
     scenario = document.check(ServingScenario)
     degrees = scenario.parallelism
     if scenario.steps.kind == "stack" and degrees.pp * degrees.cp > 1:
@@ -195,12 +196,12 @@ def serving_assembly(document: Document) -> ServingAssembly:
     if scenario.elastic is not None and scenario.elastic.fewest > scenario.servers:
         told = f"{scenario.elastic.fewest} are more than the {scenario.servers} servers there are; write fewer"
         raise InvalidInput(document.problem("elastic.fewest", told))
-    decode = assemble(_step_document(document, {}), fits=False)
+    decode = assemble(_step_document(document, {}), trace=trace, fits=False)
     prefill = None
     if scenario.prefill is not None:
         keys = ("cluster", "parallelism", "placement")
         own = {key: document.data["prefill"][key] for key in keys if key in document.data["prefill"]}
-        prefill = assemble(_step_document(document, own), fits=False)
+        prefill = assemble(_step_document(document, own), trace=trace, fits=False)
     return ServingAssembly(document, scenario, requests, decode, prefill)
 
 

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from moesim.errors import InvalidInput
-from moesim.hardware.device import Hardware
 from moesim.model import shapes
 from moesim.model.architecture import MoEModel
 from moesim.model.parallelism import Parallelism, for_inference
@@ -20,6 +19,7 @@ class Layout:
     """One server: what the memory of a device holds and what its kernels compute.
 
     space: index into the plan's search. precision: index into the space's. spare_slots: a rank.
+    routed: the model has routed experts.
     """
 
     space: int
@@ -31,12 +31,13 @@ class Layout:
     expert_tp: int
     precision: int
     spare_slots: int
+    routed: bool = True
 
     def label(self) -> str:
         """Short, in the field's words."""
         degrees = [f"DP{self.attention_dp}"] if self.attention_dp > 1 else []
         degrees += [f"TP{self.tp}"] if self.tp > 1 else []
-        degrees += [f"EP{self.ep}"] if self.ep > 1 else []
+        degrees += [f"EP{self.ep}"] if self.ep > 1 and self.routed else []
         degrees += [f"ETP{self.expert_tp}"] if self.expert_tp > 1 else []
         return f"{self.devices} × {self.hardware} {' '.join(degrees) or 'alone'}"
 
@@ -62,7 +63,8 @@ def layouts(plan: Plan, model: MoEModel) -> Iterator[Layout]:
             for degrees in _degrees(space, model, devices):
                 choices = itertools.product(range(len(space.precision)), dict.fromkeys(space.spare_slots))
                 for precision, spare in choices:
-                    yield Layout(index, space.hardware, devices, *degrees, precision, spare if model.moe_layers else 0)
+                    routed = bool(model.moe_layers)
+                    yield Layout(index, space.hardware, devices, *degrees, precision, spare if routed else 0, routed)
 
 
 def candidates(plan: Plan, by_space: dict[int, list[Layout]]) -> Iterator[Candidate]:
@@ -77,7 +79,7 @@ def candidates(plan: Plan, by_space: dict[int, list[Layout]]) -> Iterator[Candid
                 if not apart:
                     yield Candidate(layout, limit)
                     continue
-                fewest_spare = min(space.spare_slots)
+                fewest_spare = min(space.spare_slots) if layout.routed else 0
                 alike = [o for o in found if o.precision == layout.precision and o.spare_slots == fewest_spare]
                 fewest = min((other.devices for other in alike), default=0)
                 for other in alike:
@@ -132,8 +134,3 @@ def _legal(model: MoEModel, devices: int, attention_dp: int, tp: int, ep: int, e
 
 def _divisors(number: int) -> tuple[int, ...]:
     return tuple(divisor for divisor in range(1, number + 1) if number % divisor == 0)
-
-
-def hardware_of(plan: Plan, products: dict[str, Hardware], layout: Layout) -> Hardware:
-    """The product of a layout."""
-    return products[plan.search[layout.space].hardware]

@@ -1,4 +1,9 @@
-"""Finalists of a plan served again with steps through the engine: overlap, replicas of experts and the real trace."""
+"""Finalists of a plan through the engine: the decode step that users met, under every overlap and number of replicas.
+
+The search prices steps by kernel tables, which know neither overlap nor replicas of hot experts. Here the typical
+decode step of a finalist (its mean batch, its mean context) is simulated whole, on the network graph, with routing from
+the plan's own trace.
+"""
 
 from __future__ import annotations
 
@@ -10,43 +15,44 @@ import pandas as pd
 
 from moesim.errors import Infeasible, InvalidInput
 from moesim.model.architecture import MoEModel
+from moesim.spec.assembly import assemble
 from moesim.spec.loading import Document
 from moesim.spec.plan_file import Plan
-from moesim.spec.serving_constants import load_fitted
-from moesim.spec.serving_scenario import serving_assembly
-from moesim.study.planning.candidates import Candidate
-from moesim.study.planning.serve_candidate import Bench, Evaluation, scenario_data
-from moesim.study.serve import build_fleet
+from moesim.study.planning.bounds import Lengths
+from moesim.study.planning.serve_candidate import Evaluation, scenario_data
+from moesim.study.run import run_assembly
 
-_WINDOWS = 4  # of the trace a batch size: half of a plan's interval comes from elsewhere
+_STEP_KEYS = ("model", "cluster", "parallelism", "precision", "routing", "placement", "overlap", "network", "seed")
 
 
-def simulate_finalist(plan: Plan, model: MoEModel, evaluation: Evaluation, file: str) -> pd.DataFrame:
-    """One row an overlap and number of spare slots: label, overlap, spare_slots, ttft_s and tpot_s at the percentile,
-    meets. Steps are simulated on the network with routing from the plan's trace; servers are as many as planned.
-
-    A disaggregated plan is looked at without its prefill pool's own steps: those stay priced by the stack's tables.
-    """
+def simulate_finalist(plan: Plan, model: MoEModel, evaluation: Evaluation, lengths: Lengths, file: str) -> pd.DataFrame:
+    """One row an overlap and number of spare slots: label, overlap, spare_slots, step_s, gain (of the step over the
+    first row), hottest_rank_over_mean (mean layer), note (why it could not run, or "")."""
     space = plan.search[evaluation.candidate.layout.space]
-    rows = []
+    rows: list[dict[str, object]] = []
     for overlap, spare in itertools.product(dict.fromkeys(space.overlap), dict.fromkeys(space.spare_slots)):
-        layout = replace(evaluation.candidate.layout, spare_slots=spare)
         row = {"label": evaluation.candidate.label(), "overlap": overlap, "spare_slots": spare}
+        nothing = {"step_s": np.nan, "gain": np.nan, "hottest_rank_over_mean": np.nan}
         try:
-            look = _bench(plan, model, replace(evaluation.candidate, layout=layout), overlap, file).look(
-                plan.load.rate / evaluation.servers
-            )
+            metrics = _step(plan, model, evaluation, overlap, spare, lengths, file)
         except (InvalidInput, Infeasible) as error:
-            rows.append(row | {"ttft_s": np.nan, "tpot_s": np.nan, "meets": False, "note": str(error)})
+            rows.append(row | nothing | {"note": str(error)})
             continue
-        good = look.ttft_s <= plan.slo.ttft and look.tpot_s <= plan.slo.tpot
-        rows.append(row | {"ttft_s": look.ttft_s, "tpot_s": look.tpot_s, "meets": good, "note": ""})
+        seconds, hottest = metrics["step_time_s"], metrics["hottest_rank"]
+        first = next((found["step_s"] for found in rows if not found["note"]), seconds)
+        uneven = hottest["per_layer_over_mean"] if hottest else 1.0
+        row |= {"step_s": seconds, "gain": first / seconds - 1, "hottest_rank_over_mean": uneven, "note": ""}
+        rows.append(row)
     return pd.DataFrame(rows)
 
 
-def _bench(plan: Plan, model: MoEModel, candidate: Candidate, overlap: str, file: str) -> Bench:
-    data = scenario_data(plan, model, candidate.layout, candidate.max_sequences)
-    data |= {"overlap": {"kind": overlap}, "steps": {"kind": "simulated", "windows": _WINDOWS}}
-    served = serving_assembly(Document(file, data, {}, {}))
-    gaps = np.random.default_rng((plan.seed, 5)).exponential(size=len(served.requests))
-    return Bench(build_fleet(served, load_fitted()), served.requests, gaps, plan)
+def _step(
+    plan: Plan, model: MoEModel, evaluation: Evaluation, overlap: str, spare: int, lengths: Lengths, file: str
+) -> dict[str, object]:
+    layout = replace(evaluation.candidate.layout, spare_slots=spare)
+    scenario = scenario_data(plan, model, layout)
+    context = round(lengths.input + lengths.output / 2)
+    workload = {"kind": "decode", "sequences_per_rank": max(1, evaluation.look.typical), "context": context}
+    data = {key: scenario[key] for key in _STEP_KEYS} | {"overlap": {"kind": overlap}, "workload": workload}
+    document = Document(file, data, {}, {})
+    return run_assembly(document, assemble(document)).metrics

@@ -152,7 +152,8 @@ def _bounded(
     bounded, considered = [], 0
     for candidate in candidates(plan, every):
         considered += 1
-        if candidate.layout.spare_slots != min(plan.search[candidate.layout.space].spare_slots):
+        fewest = min(plan.search[candidate.layout.space].spare_slots)
+        if candidate.layout.routed and candidate.layout.spare_slots != fewest:
             dropped["more spare slots, which only simulated steps tell apart (finalists try them)"] += 1
             continue
         parts = [part for part in (candidate.layout, candidate.prefill) if part is not None]

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 import pandas as pd
 
 from moesim.model.architecture import MoEModel
+from moesim.network.routes import build_network
 from moesim.serving.stack import Constants
 from moesim.spec.plan_file import Plan
 from moesim.spec.serving_constants import load_fitted
@@ -47,10 +48,14 @@ def _arithmetic(deployment: Deployment) -> Deployment:
 
 
 def _links(deployment: Deployment) -> Deployment:
-    network = replace(deployment.network, capacity=deployment.network.capacity * _TENTH)
+    graph = deployment.cluster.graph.copy()
+    for _, _, link in graph.edges(data=True):
+        link["capacity"] *= _TENTH
+    cluster = replace(deployment.cluster, graph=graph)
+    deployment = replace(deployment, cluster=cluster, network=build_network(cluster))
     if deployment.machine.device.scale_up_bytes_per_s:
         deployment = _device(scale_up_bytes_per_s=_TENTH)(deployment)
-    return replace(deployment, network=network)
+    return deployment
 
 
 def _launches(constants: Constants) -> Constants:

@@ -12,17 +12,20 @@ import numpy as np
 
 from moesim.errors import Infeasible, InvalidInput
 from moesim.model.architecture import MoEModel
+from moesim.routing import synthesis
+from moesim.routing.latent import Geometry
+from moesim.routing.trace import RouterTrace
 from moesim.serving.fleet import Fleet, Run, simulate
-from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.requests import FINISHED, Requests, open_loop
 from moesim.spec.loading import Document
+from moesim.spec.model_file import load_model
 from moesim.spec.plan_file import Plan
 from moesim.spec.serving_constants import Fitted, load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, serving_assembly
 from moesim.study.planning.candidates import Candidate, Layout, precision_of, slots_per_rank
 from moesim.study.serve import build_fleet, on_line, transfer_line
 
-_SHORT = {"kind": "lognormal", "sigma": REALISTIC_SIGMA}
+_SHORT_TOKENS = 8192
 _IDLE = 24  # requests served one after another, to see what an empty server gives
 _MOST_SERVERS = 4096
 
@@ -30,7 +33,8 @@ _MOST_SERVERS = 4096
 @dataclass(frozen=True, slots=True)
 class Look:
     """What users get. ttft_s, tpot_s: at the plan's percentile (inf where requests do not end). users: mean of 1/TPOT.
-    kv_share: of the fullest cache at its peak. waiting: mean requests in queues. batch: most sequences on one rank."""
+    kv_share: of the fullest cache at its peak. waiting: mean requests in queues. batch: most sequences on
+    one rank; typical: mean over time of those on the busiest rank."""
 
     ttft_s: float
     tpot_s: float
@@ -38,6 +42,7 @@ class Look:
     kv_share: float
     waiting: float
     batch: int
+    typical: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +96,20 @@ def scenario_data(plan: Plan, model: MoEModel, layout: Layout, max_sequences: in
 @lru_cache(maxsize=256)
 def _served(text: str, file: str) -> tuple[ServingAssembly, Fleet]:
     """One server of a scenario, given as JSON: assembled and priced once in a process."""
-    data = json.loads(text)
-    # Kernel tables ask for the skew of the routing, not for its tokens: a short synthetic trace is enough.
-    data["routing"] = {"kind": "balanced"} if data["routing"]["kind"] == "balanced" else _SHORT
-    served = serving_assembly(Document(file, data, {}, {}))
+    served = _assembled(json.loads(text), file)
     return served, build_fleet(served, load_fitted())
+
+
+def _assembled(data: dict[str, object], file: str) -> ServingAssembly:
+    """Kernel tables ask for the kind of the routing, not for its tokens: a short synthetic trace is enough."""
+    model = load_model(data["model"], beside=file)
+    return serving_assembly(Document(file, data, {}, {}), trace=_short_trace(model) if model.moe_layers else None)
+
+
+def _short_trace(model: MoEModel) -> RouterTrace:
+    experts = model.layers[model.moe_layers[0]].experts
+    geometry = Geometry(1, experts.routed, experts.top_k, experts.groups, experts.kept_groups)
+    return synthesis.balanced(geometry, rng=np.random.default_rng(0), tokens=_SHORT_TOKENS)
 
 
 @lru_cache(maxsize=256)
@@ -156,11 +170,12 @@ class Bench:
         percentile = self.plan.slo.percentile
         ended = outcome.status == FINISHED
         if run.stopped or not ended.all():
-            return Look(math.inf, math.inf, 0.0, 1.0, math.inf, 0)
+            return Look(math.inf, math.inf, 0.0, 1.0, math.inf, 0, 0)
         tpot = outcome.tpot_s(requests.output_len)
         tpot = tpot[~np.isnan(tpot)]
         rows = [journal.table() for journal in run.journals]
-        busy = sum(float((row["waiting"] * row["seconds"]).sum()) for row in rows)
+        weight = sum(float(row["seconds"].sum()) for row in rows)
+        busy, held = (sum(float((row[c] * row["seconds"]).sum()) for row in rows) for c in ("waiting", "sequences"))
         return Look(
             float(np.percentile(outcome.ttft_s(), percentile)),
             float(np.percentile(tpot, percentile)) if tpot.size else 0.0,
@@ -168,6 +183,7 @@ class Bench:
             max((float(row["kv_share"].max(initial=0.0)) for row in rows), default=0.0),
             busy / run.seconds,
             int(max((row["sequences"].max(initial=0) for row in rows), default=0)),
+            round(held / weight) if weight else 0,
         )
 
 
@@ -199,37 +215,8 @@ def bench_with(
 
     def build(layout: Layout, limit: int) -> tuple[ServingAssembly, Fleet]:
         data = scenario_data(plan, model, layout, limit)
-        even = balanced or data["routing"]["kind"] == "balanced"
-        data["routing"] = {"kind": "balanced"} if even else _SHORT
-        served = change(serving_assembly(Document(file, data, {}, {})))
-        return served, build_fleet(served, fitted)
-
-    served, fleet = build(candidate.layout, candidate.max_sequences)
-    if candidate.prefill is not None:
-        before, prefill = build(candidate.prefill, 0)
-        line = partial(on_line, *transfer_line(before.decode, served.decode))
-        fleet = replace(fleet, prefill=prefill.pool, transfer_s=line)
-    gaps = np.random.default_rng((plan.seed, 5)).exponential(size=len(served.requests))
-    return Bench(fleet, served.requests, gaps, plan)
-
-
-def bench_with(
-    plan: Plan,
-    model: MoEModel,
-    candidate: Candidate,
-    file: str,
-    fitted: Fitted,
-    change: Callable[[ServingAssembly], ServingAssembly],
-    *,
-    balanced: bool = False,
-) -> Bench:
-    """`bench_for` with other constants, servers changed by a function, and even routing if asked for."""
-
-    def build(layout: Layout, limit: int) -> tuple[ServingAssembly, Fleet]:
-        data = scenario_data(plan, model, layout, limit)
-        even = balanced or data["routing"]["kind"] == "balanced"
-        data["routing"] = {"kind": "balanced"} if even else _SHORT
-        served = change(serving_assembly(Document(file, data, {}, {})))
+        data |= {"routing": {"kind": "balanced"}} if balanced else {}
+        served = change(_assembled(data, file))
         return served, build_fleet(served, fitted)
 
     served, fleet = build(candidate.layout, candidate.max_sequences)

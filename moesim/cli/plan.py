@@ -1,0 +1,117 @@
+"""``moesim plan``: the cheapest way to serve a load within objectives."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from moesim.cli.output import Progress, check_folder, note, print_json, print_table, say
+
+UNMET = 1
+
+
+def plan(
+    file: Annotated[str, typer.Argument(help="Name of a shipped plan, or a YAML file (docs/plan.md).")],
+    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="Folder for the table and the pictures.")] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes.")] = 2,
+    change: Annotated[
+        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. load.rate=40.")
+    ] = None,
+) -> None:
+    """Search hardware, degrees, precision and batch limits for the cheapest servers that meet an SLO (exit 1: none)."""
+    from moesim.study.planning.plan import make_plan
+
+    if out is not None:
+        check_folder(out)
+    progress = Progress()
+    result = make_plan(file, change or (), jobs=jobs, progress=progress)
+    if out is not None:
+        from moesim.report.plan import write_plan_report
+
+        for path in write_plan_report(result, out):
+            note(f"wrote {path}")
+    if json:
+        print_json(result.metrics)
+    else:
+        _print(result.metrics)
+    if not result.found:
+        raise typer.Exit(UNMET)
+
+
+def _print(metrics: dict) -> None:
+    from moesim.units import format_seconds as s
+
+    slo = metrics["slo"]
+    say(f"{metrics['plan']}: {metrics['description'].strip()}")
+    wanted = f"TTFT ≤ {s(slo['ttft_s'])}, TPOT ≤ {s(slo['tpot_s'])} for {slo['percentile']:g} % of requests"
+    say(f"asked         {metrics['model']}, {metrics['rate']:g} requests/s, {wanted}")
+    dropped = sum(metrics["dropped"].values())
+    say(f"candidates    {metrics['considered']:,}: {metrics['served']:,} served, {dropped:,} dropped")
+    for reason, count in metrics["dropped"].items():
+        say(f"              {count:,} {reason}")
+    best = metrics["best"]
+    if best is None:
+        closest = metrics["closest"]
+        say("recommended   nothing meets the objectives" + ("" if closest else "; nothing could be served"))
+        if closest:
+            say(f"closest       {closest['label']}: {closest['binds']}")
+        return
+    say(f"recommended   {_servers(best)}")
+    costs = f"{best['usd_per_million_output_tokens']:.3g} USD a million output tokens"
+    say(f"costs         {best['usd_per_hour']:,.2f} USD/h, {costs}, {best['usd_per_million_tokens']:.3g} of all tokens")
+    if best["kwh_per_million_output_tokens"] is not None:
+        grams = best["grams_co2e_per_million_output_tokens"]
+        carbon = f", {grams:,.0f} g CO2e" if grams is not None else ""
+        say(f"energy        {best['kwh_per_million_output_tokens']:.3g} kWh{carbon} a million output tokens")
+    if best["usd_training_per_million_tokens_served"] is not None:
+        say(f"training adds {best['usd_training_per_million_tokens_served']:.3g} USD a million tokens served")
+    low, high = metrics["intervals"]["tpot"]
+    say(f"users get     TTFT {s(best['ttft_s'])}, TPOT {s(best['tpot_s'])} (× {low:.2f} – {high:.2f}, 80 %)")
+    say(f"what binds    with a server less: {best['binds']}")
+    say()
+    rows = [
+        (_servers(row), f"{row['usd_per_hour']:,.2f}", f"{row['usd_per_million_output_tokens']:.3g}",
+         s(row["ttft_s"]), s(row["tpot_s"]), row["binds"])
+        for row in (best, *metrics["runners_up"])
+    ]  # fmt: skip
+    print_table(rows, header=("plan", "USD/h", "USD/M out", "TTFT", "TPOT", "a server less"), right=(1, 2, 3, 4))
+    _print_studies(metrics)
+
+
+def _print_studies(metrics: dict) -> None:
+    if metrics["finalists"]:
+        say()
+        header = ("finalists' decode step by the engine", "overlap", "spare slots", "step", "faster", "hottest rank")
+        print_table([_finalist(row) for row in metrics["finalists"]], header=header, right=(2, 3, 4, 5))
+    say()
+    rows = [(row["knob"], f"{row['requests_per_s']:.2f}", f"{row['gain']:+.1%}") for row in metrics["sensitivity"]]
+    print_table(rows, header=("what would help the recommended servers", "requests/s", "gain"), right=(1, 2))
+    if metrics["compared"]:
+        say()
+        header = ("against dense", "cheapest servers", "USD/M out", "of the plan", "break-even")
+        print_table([_dense(row) for row in metrics["compared"]], header=header, right=(2, 3, 4))
+
+
+def _finalist(row: dict) -> tuple[str, ...]:
+    from moesim.units import format_seconds
+
+    setting = (row["label"], row["overlap"], str(row["spare_slots"]))
+    if row["note"]:
+        return (*setting, "–", "–", row["note"].splitlines()[0])
+    return (*setting, format_seconds(row["step_s"]), f"{row['gain']:+.1%}", f"{row['hottest_rank_over_mean']:.2f} ×")
+
+
+def _dense(row: dict) -> tuple[str, ...]:
+    if not row["label"]:
+        return (row["model"], "nothing meets the objectives", "", "", "")
+    paid = f"{row['break_even_tokens']:.3g} tokens" if row["break_even_tokens"] is not None else "–"
+    cost = f"{row['usd_per_million_output_tokens']:.3g}"
+    return (row["model"], row["label"], cost, f"{row['over_plan']:.2f} ×", paid)
+
+
+def _servers(row: dict) -> str:
+    apart = f" + {row['prefill_servers']}" if row["prefill_servers"] else ""
+    return f"{row['servers']}{apart} servers of {row['label']}"

@@ -1,0 +1,54 @@
+"""Everything that ``moesim plan --out`` writes: every candidate, the frontier, what would help."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from moesim.report.canvas import new_figure, save_figure
+from moesim.study.files import whole_file
+from moesim.study.planning.plan import PlanResult
+
+_COLOURS = ("#2f5d8a", "#c4572e", "#6aa84f", "#8a6fb0", "#e0a030", "#b03a48")
+
+
+def write_plan_report(result: PlanResult, folder: str | Path) -> list[Path]:
+    """Pictures (PNG), the candidates (Parquet) and the metrics (JSON). Returns the files."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "plan.png", folder / "candidates.parquet", folder / "metrics.json"]
+    draw_plan(result, written[0])
+    with whole_file(written[1]) as partial:
+        result.candidates.to_parquet(partial)
+    with whole_file(written[2]) as partial:
+        partial.write_text(json.dumps(result.metrics, indent=2) + "\n")
+    return written
+
+
+def draw_plan(result: PlanResult, path: str | Path) -> None:
+    """Left: tokens/s/device against tokens/s/user of every candidate that meets the objectives, the frontier joined.
+    Right: what a tenth more of something would gain."""
+    figure, (frontier, gains) = new_figure(12, 4.6, columns=2)
+    table = result.candidates[result.candidates["meets"]] if len(result.candidates) else result.candidates
+    for colour, (hardware, rows) in zip(_COLOURS, table.groupby("hardware") if len(table) else (), strict=False):
+        frontier.scatter(
+            rows["tokens_per_s_per_user"], rows["tokens_per_s_per_device"], s=14, color=colour, label=hardware
+        )
+    if len(table):
+        edge = table[table["efficient"]].sort_values("tokens_per_s_per_user")
+        frontier.plot(edge["tokens_per_s_per_user"], edge["tokens_per_s_per_device"], color="#444", linewidth=0.8)
+        best = table.iloc[0]
+        frontier.annotate(
+            "recommended",
+            (best["tokens_per_s_per_user"], best["tokens_per_s_per_device"]),
+            textcoords="offset points", xytext=(8, 8), fontsize=8,
+        )  # fmt: skip
+        frontier.legend(fontsize=8)
+    frontier.set(xlabel="tokens/s a user", ylabel="output tokens/s a device", title=result.metrics["plan"])
+    frontier.set_ylim(bottom=0)
+    if len(result.sensitivity):
+        rows = result.sensitivity.iloc[1:].sort_values("gain")
+        gains.barh(rows["knob"], rows["gain"] * 100, color="#2f5d8a")
+        gains.axvline(0, color="#444", linewidth=0.8)
+        gains.set(xlabel="% more requests/s within the objectives")
+    save_figure(figure, path)
