@@ -144,7 +144,7 @@ def _print_links(result) -> None:
     from moesim.study.links import hottest_links, link_load
 
     deployment = result.assembly.deployment
-    found = link_load(deployment, result.timeline)
+    found = link_load(deployment, result.timeline, result.step.rounds)
     rows = [
         (
             row["from"],

@@ -51,7 +51,7 @@ def write_link_report(result: Result, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     deployment, title = result.assembly.deployment, result.assembly.title
-    found = link_load(deployment, result.timeline)
+    found = link_load(deployment, result.timeline, result.step.rounds)
     utilisation = dict(zip(deployment.network.links.ends, found.utilisation.tolist(), strict=True))
     topology, matrix, table = folder / "links.png", folder / "traffic.png", folder / "hottest_links.csv"
     draw_topology(deployment.cluster, topology, utilisation=utilisation, title=f"{title}: use of links over the step")

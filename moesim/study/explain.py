@@ -224,10 +224,14 @@ def collectives(layout: Layout, axes: dict[str, np.ndarray]) -> list[dict[str, o
     """
     found: dict[tuple[str, str], list[float]] = {}
     for program in layout.programs:
+        here = set(program.ranks.tolist())
         for op in program.ops:
-            if op.transfer is None or op.kind.startswith("receive"):  # a message counts where it is sent
-                continue
             transfer = op.transfer
+            # A message counts where it is sent, a collective of several programs in that of its first member.
+            if transfer is None or op.kind.startswith("receive"):
+                continue
+            if not op.kind.startswith("send") and int(transfer.ranks[0]) not in here:
+                continue
             axis = _axis_of(op.kind, transfer.ranks[transfer.group == 0], axes)
             by_group = np.bincount(transfer.group, weights=transfer.sent)
             row = found.setdefault((axis, op.kind), [0.0, 0.0, 0.0])

@@ -23,17 +23,19 @@ class LinkLoad:
     utilisation: np.ndarray
 
 
-def link_load(deployment: Deployment, timeline: Timeline) -> LinkLoad:
-    """Add up what every collective puts on every link."""
+def link_load(deployment: Deployment, timeline: Timeline, rounds: int = 1) -> LinkLoad:
+    """Add up what every collective puts on every link. rounds: steps that the timeline holds."""
     capacity = deployment.network.capacity
     load: dict[str, np.ndarray] = {}
     for track in timeline.tracks:
+        here = set(track.program.ranks.tolist())
         for op in track.program.ops:
-            if op.transfer is not None:
+            # A collective of several programs counts in that of its first member.
+            if op.transfer is not None and int(op.transfer.ranks[0]) in here:
                 row = load.setdefault(op.kind, np.zeros(capacity.size))
                 row[op.transfer.links] += op.transfer.load
     table = np.array(list(load.values())) if load else np.zeros((0, capacity.size))
-    return LinkLoad(tuple(load), table, table.sum(axis=0) / (capacity * timeline.makespan_s))
+    return LinkLoad(tuple(load), table / rounds, table.sum(axis=0) / (capacity * timeline.makespan_s))
 
 
 def hottest_links(deployment: Deployment, found: LinkLoad, count: int = 10) -> pd.DataFrame:

@@ -34,7 +34,7 @@ def step_metrics(deployment: Deployment, batch: Batch, step: Step, timeline: Tim
         "waiting_s": sum(timeline.waiting_s().values()) / rounds,
         "hottest_rank": hottest_rank(step),
         "hottest_expert": hottest_expert(step, deployment.placement),
-        "hottest_link": hottest_link(deployment, timeline),
+        "hottest_link": hottest_link(deployment, timeline, rounds),
     }
 
 
@@ -132,9 +132,9 @@ def expert_load(step: Step, placement: Placement) -> np.ndarray:
     return load
 
 
-def hottest_link(deployment: Deployment, timeline: Timeline) -> dict[str, object] | None:
-    """The link with the largest share of its capacity used over the step."""
-    found = link_load(deployment, timeline)
+def hottest_link(deployment: Deployment, timeline: Timeline, rounds: int = 1) -> dict[str, object] | None:
+    """The link with the largest share of its capacity used over the step. rounds: steps that the timeline holds."""
+    found = link_load(deployment, timeline, rounds)
     if not found.load.any():
         return None
     link = int(np.argmax(found.utilisation))

@@ -7,7 +7,8 @@ import pytest
 
 from moesim.engine.simulate import simulate
 from moesim.network.coflow import rates
-from moesim.workload.inference import Step
+from moesim.study.links import link_load
+from moesim.workload.inference import Step, inference_step
 from moesim.workload.overlap import OVERLAPS
 from moesim.workload.parts import LayerParts, Piece
 from moesim.workload.pipeline import ROUNDS, pipeline_programs
@@ -91,8 +92,6 @@ def test_hidden_states_cross_once(scenario):
     assembly = scenario(
         devices=4, dp=2, ep=2, pp=2, slots=8, workload="{kind: decode, sequences_per_rank: 6, context: 100}"
     )
-    from moesim.workload.inference import inference_step
-
     step = inference_step(assembly.deployment, assembly.batch, assembly.routes, OVERLAPS["none"])
     assert [program.ranks.tolist() for program in step.programs] == [[0, 1], [2, 3]]
     sent = {id(op.transfer): op.transfer for op in step.programs[0].ops if op.kind == "send"}
@@ -103,6 +102,18 @@ def test_hidden_states_cross_once(scenario):
     layers = [sorted({op.layer for op in program.ops if op.layer >= 0}) for program in step.programs]
     assert layers == [[0, 1], [2, 3]]
     assert [op.kind for op in step.programs[1].ops].count("head") == 2 * ROUNDS
+
+
+def test_links_carry_a_message_once(scenario):
+    assembly = scenario(
+        devices=2, dp=1, ep=1, pp=2, slots=16, workload="{kind: decode, sequences_per_rank: 8, context: 9}"
+    )
+    step = inference_step(assembly.deployment, assembly.batch, assembly.routes, OVERLAPS["none"])
+    capacity = assembly.deployment.network.capacity
+    found = link_load(assembly.deployment, simulate(step.programs, rates, capacity), step.rounds)
+    out = found.load[:, assembly.deployment.network.links.ends.index(("device0", "nvlink0.0"))].sum()
+    planes = sum(source == "device0" for source, _ in assembly.deployment.network.links.ends)
+    assert out * planes == pytest.approx(8 * 64 * 2)  # eight hidden states in BF16 a step, spread over the planes
 
 
 def test_layers_divide_or_are_listed():
