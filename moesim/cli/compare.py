@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moesim.cli.completion import complete_field, complete_scenario
-from moesim.cli.output import check_folder, note, print_json, print_table, say
+from moesim.cli.output import HtmlOption, check_folder, check_html, note, print_json, print_table, say, write_html
 
 _MOST_FIGURES = 12  # beside the headline; --json has all
 
@@ -31,6 +31,7 @@ def compare(
         bool, typer.Option("--each", help="Also say what each differing key does alone: one more run a key.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for a picture and the tables.")] = None,
+    html: HtmlOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run two scenarios and say what differs, in which operations, ranks, links and bytes."""
@@ -38,10 +39,15 @@ def compare(
 
     if out is not None:
         check_folder(out)
+    check_html(html)
     found = run_both(a, b, change or (), each=each)
-    if out is not None:
-        for path in _write(found, out):
-            note(f"wrote {path}")
+    written = [] if out is None else _write(found, out)
+    for path in written:
+        note(f"wrote {path}")
+    if html is not None:
+        from moesim.report.html.comparison import comparison_page
+
+        write_html(comparison_page(found), html, written)
     if json:
         print_json(found.data())
     else:

@@ -6,11 +6,23 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from moesim.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from moesim.report.html.page import Page
+
+HtmlOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--html", metavar="FILE.html", help="One page that opens offline, with Markdown beside it (docs/reports.md)."
+    ),
+]
 
 
 def say(text: str = "") -> None:
@@ -28,15 +40,36 @@ def print_json(data: object) -> None:
     typer.echo(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False))
 
 
-def check_folder(folder: Path) -> None:
+def check_folder(folder: Path, option: str = "--out") -> None:
     """Refuse a folder that is not there and cannot be made, or cannot be written to. Makes nothing."""
     place = folder.absolute()
     while not place.exists():
         place = place.parent
     if not place.is_dir():
-        raise InvalidInput(f"--out {folder}: {place} is a file; name a folder")
+        raise InvalidInput(f"{option} {folder}: {place} is a file; name a folder")
     if not os.access(place, os.W_OK):
-        raise InvalidInput(f"--out {folder}: cannot write in {place}; name another folder")
+        raise InvalidInput(f"{option} {folder}: cannot write in {place}; name another folder")
+
+
+def check_html(path: Path | None) -> None:
+    """Refuse, before the work, a page that could not be written: a wrong place or name, or plotly missing."""
+    if path is None:
+        return
+    if path.suffix != ".html":
+        raise InvalidInput(f"--html {path}: name a file that ends in .html")
+    if path.is_dir():
+        raise InvalidInput(f"--html {path}: is a folder; name a file in it")
+    if find_spec("plotly") is None:
+        raise InvalidInput("--html needs plotly; install it: pip install 'moesim[report]'")
+    check_folder(path.parent, "--html")
+
+
+def write_html(page: Page, path: Path, written: Iterable[Path] = ()) -> None:
+    """Write a report and say so. written: files of --out, whose pictures the Markdown shows."""
+    from moesim.report.html.render import write_page
+
+    for each in write_page(page, path, [picture for picture in written if picture.suffix == ".png"]):
+        note(f"wrote {each}")
 
 
 def records(table) -> list[dict]:

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from moesim.cli.completion import complete_scenario
-from moesim.cli.output import Progress, check_folder, note, print_json, print_table, say
+from moesim.cli.output import (
+    HtmlOption,
+    Progress,
+    check_folder,
+    check_html,
+    note,
+    print_json,
+    print_table,
+    say,
+    write_html,
+)
 from moesim.errors import InvalidInput
 
 
@@ -40,6 +50,7 @@ def place(
     ] = "contiguous",
     every: Annotated[int, typer.Option("--every", help="Steps between two re-balancings.")] = 1000,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for heat maps and tables.")] = None,
+    html: HtmlOption = None,
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     change: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the scenario.")
@@ -51,6 +62,7 @@ def place(
 
     if out is not None:
         check_folder(out)
+    check_html(html)
     study = study_of(
         scenario,
         change or (),
@@ -63,11 +75,17 @@ def place(
         every=every,
         progress=Progress(),
     )
+    written = []
     if out is not None:
         from moesim.report.placement_figures import write_placement_report
 
-        for path in write_placement_report(study, out):
+        written = write_placement_report(study, out)
+        for path in written:
             note(f"wrote {path}")
+    if html is not None:
+        from moesim.report.html.placement import placement_page
+
+        write_html(placement_page(study), html, written)
     if json:
         print_json(place_json(study))
     else:

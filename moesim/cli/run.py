@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from moesim.cli.completion import complete_field, complete_scenario
-from moesim.cli.output import check_folder, note, print_json, print_table, say
+from moesim.cli.output import HtmlOption, check_folder, check_html, note, print_json, print_table, say, write_html
 from moesim.errors import InvalidInput
 
 
@@ -18,6 +18,7 @@ def run(
     ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures and the timeline.")] = None,
+    html: HtmlOption = None,
     links: Annotated[
         bool, typer.Option("--links", help="Also write link use and traffic to --out; print hot links.")
     ] = False,
@@ -38,18 +39,24 @@ def run(
         raise InvalidInput("--links needs --out DIR to write its pictures to")
     if out is not None:
         check_folder(out)  # before the work, so that a bad place costs nothing
+    check_html(html)
     result = run_scenario(scenario, changes=change or ())
     if "mfu" in result.metrics:
         if links:
             raise InvalidInput("--links shows inference steps; for training write moesim explain SCENARIO")
-        _show_training(result, json, out)
+        _show_training(result, json, out, html)
         return
+    written = []
     if out is not None:
         from moesim.report.step import write_link_report, write_step_report
 
         written = write_step_report(result, out) + (write_link_report(result, out) if links else [])
         for path in written:
             note(f"wrote {path}")
+    if html is not None:
+        from moesim.report.html.step import step_page
+
+        write_html(step_page(result), html, written)
     if json:
         print_json(result.metrics)
     else:
@@ -58,14 +65,20 @@ def run(
             _print_links(result)
 
 
-def _show_training(result, json: bool, out: Path | None) -> None:
+def _show_training(result, json: bool, out: Path | None, html: Path | None) -> None:
     from moesim.cli.training import print_training
 
+    written = []
     if out is not None:
         from moesim.report.training import write_training_report
 
-        for path in write_training_report(result, out):
+        written = write_training_report(result, out)
+        for path in written:
             note(f"wrote {path}")
+    if html is not None:
+        from moesim.report.html.training import training_page
+
+        write_html(training_page(result), html, written)
     if json:
         print_json(result.metrics)
     else:

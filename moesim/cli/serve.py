@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from moesim.cli.completion import complete_field, complete_scenario
-from moesim.cli.output import Progress, note, print_json, print_table, say
+from moesim.cli.output import HtmlOption, Progress, check_html, note, print_json, print_table, say, write_html
 
 
 def serve(
@@ -19,6 +19,7 @@ def serve(
     ],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures and the table of requests.")] = None,
+    html: HtmlOption = None,
     exact: Annotated[bool, typer.Option("--exact", help="Simulate every step, not runs of equal steps.")] = False,
     change: Annotated[
         list[str] | None,
@@ -33,13 +34,18 @@ def serve(
     """Serve a load and print TTFT, TPOT, throughput and goodput. Partial results of a stopped run are marked."""
     from moesim.study.serve import serve_scenario
 
+    check_html(html)
     show = Progress()
     result = serve_scenario(
         scenario, change or (), exact=exact, progress=lambda done, total: show("requests", done, total)
     )
-    if out is not None:
-        for path in _write(result, out):
-            note(f"wrote {path}")
+    written = [] if out is None else _write(result, out)
+    for path in written:
+        note(f"wrote {path}")
+    if html is not None:
+        from moesim.report.html.serving import serving_page
+
+        write_html(serving_page(result), html, written)
     if result.run.stopped:
         note(f"{result.run.stopped}: partial results of {result.metrics['requests']['finished']} finished requests")
     if json:

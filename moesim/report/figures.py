@@ -45,12 +45,8 @@ def draw_layer_timeline(
 
     bottleneck: names the ends of the link that a collective waits for, which the legend then shows.
     """
-    track = next(track for track in timeline.tracks if any(op.layer == layer for op in track.program.ops))
-    ends = [index for index, op in enumerate(track.program.ops) if op.kind in ("head", "send")]
-    first = ends[-2] + 1 if len(ends) > 1 else 0  # of several steps or micro-batches, the last
-    rows = [index for index, op in enumerate(track.program.ops) if op.layer == layer and index >= first]
+    track, rows, shown = layer_rows(timeline, layer)
     unit, ticks = ("ms", 1e9) if (track.end[rows].max() - track.start[rows].min()) > 1e10 else ("µs", 1e6)
-    shown = np.unique(np.linspace(0, track.program.ranks.size - 1, MOST_RANKS).astype(int))
     origin = track.start[rows].min()
     figure, (axes,) = new_figure(10, 1.6 + 0.085 * max(shown.size, 12))
     for index in rows:
@@ -66,6 +62,18 @@ def draw_layer_timeline(
     axes.set_yticks(np.arange(0, shown.size, step) + 0.5, track.program.ranks[shown[::step]])
     _legend(axes, track, rows, bottleneck)
     save_figure(figure, path)
+
+
+def layer_rows(timeline: Timeline, layer: int) -> tuple[Track, list[int], np.ndarray]:
+    """(track, operations of the layer, ranks of the track to show: at most `MOST_RANKS`, evenly chosen).
+
+    Of several steps or micro-batches that run the layer, the last.
+    """
+    track = next(track for track in timeline.tracks if any(op.layer == layer for op in track.program.ops))
+    ends = [index for index, op in enumerate(track.program.ops) if op.kind in ("head", "send")]
+    first = ends[-2] + 1 if len(ends) > 1 else 0
+    rows = [index for index, op in enumerate(track.program.ops) if op.layer == layer and index >= first]
+    return track, rows, np.unique(np.linspace(0, track.program.ranks.size - 1, MOST_RANKS).astype(int))
 
 
 def draw_breakdown(timeline: Timeline, path: str | Path, title: str = "") -> None:

@@ -26,11 +26,7 @@ def write_step_report(result: Result, folder: str | Path) -> list[Path]:
     def slowest(transfer: Transfer) -> tuple[str, str] | None:
         return bottleneck(deployment, transfer)
 
-    # A layer in the middle: the first ones still carry the start of the step.
-    layers = deployment.model.moe_layers or range(len(deployment.model.layers))
-    layer = layers[len(layers) // 2]
-    if "offload" in metrics:  # where copies are waited for longest
-        layer = max(metrics["offload"]["layers"], key=lambda row: row["stall_s"])["layer"]
+    layer = shown_layer(result)
     written.append(folder / "timeline.png")
     draw_layer_timeline(result.timeline, layer, written[-1], f"{title}: layer {layer} on every rank", slowest)
     written.append(folder / "breakdown.png")
@@ -44,6 +40,16 @@ def write_step_report(result: Result, folder: str | Path) -> list[Path]:
     written.append(folder / "metrics.json")
     _write_json(metrics, written[-1])
     return written
+
+
+def shown_layer(result: Result) -> int:
+    """The layer to draw: a MoE layer in the middle, as the first ones still carry the start of the step; with
+    offloading the one in which copies are waited for longest."""
+    if "offload" in result.metrics:
+        return max(result.metrics["offload"]["layers"], key=lambda row: row["stall_s"])["layer"]
+    model = result.assembly.deployment.model
+    layers = model.moe_layers or range(len(model.layers))
+    return layers[len(layers) // 2]
 
 
 def write_link_report(result: Result, folder: str | Path) -> list[Path]:

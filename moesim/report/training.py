@@ -13,7 +13,7 @@ from moesim.report.canvas import new_figure, save_figure
 from moesim.report.perfetto import write_chrome_trace
 from moesim.study.train import TrainingResult
 
-_COLOURS = {
+COLOURS = {
     "forward": "#2f5d8a",
     "backward": "#2e7d4f",
     "weight gradients": "#8bc34a",
@@ -41,19 +41,19 @@ def draw_pipeline(timeline: Timeline, path: str | Path, title: str = "") -> None
     figure, (axes,) = new_figure(12, 1.6 + 0.32 * max(len(timeline.tracks), 4))
     for row, track in enumerate(timeline.tracks):
         spans: dict[str, list[tuple[float, float]]] = {}
-        for phase, begin, end in _spans(track):
+        for phase, begin, end in spans(track):
             spans.setdefault(phase, []).append((begin / 1e12, (end - begin) / 1e12))
         for phase, bars in spans.items():
-            axes.broken_barh(bars, (row + 0.08, 0.84), facecolors=_COLOURS[phase], linewidth=0)
-    for phase, colour in _COLOURS.items():
+            axes.broken_barh(bars, (row + 0.08, 0.84), facecolors=COLOURS[phase], linewidth=0)
+    for phase, colour in COLOURS.items():
         axes.barh(0, 0, color=colour, label=phase)
     axes.set(xlabel="s", ylabel="pipeline rank", ylim=(len(timeline.tracks), 0), title=title)
     axes.set_yticks([row + 0.5 for row in range(len(timeline.tracks))], range(len(timeline.tracks)))
-    axes.legend(ncols=len(_COLOURS), loc="upper left", bbox_to_anchor=(0, -0.12), frameon=False)
+    axes.legend(ncols=len(COLOURS), loc="upper left", bbox_to_anchor=(0, -0.12), frameon=False)
     save_figure(figure, path)
 
 
-def _spans(track: Track) -> Iterator[tuple[str, int, int]]:
+def spans(track: Track) -> Iterator[tuple[str, int, int]]:
     """(phase, begin, end) in ticks of the first rank's computing, neighbours of one phase as one."""
     current: tuple[str, int, int] | None = None
     for op, start, end in zip(track.program.ops, track.start[:, 0].tolist(), track.end[:, 0].tolist(), strict=True):

@@ -32,7 +32,7 @@ class Comparison:
     operations: operation, a_s, b_s, change_s (mean over ranks; they add up to the change of the step), waiting_change_s
     (the part of it that waits for late ranks and shared links). hot_spots: spot, a, b. memory: kind, a_bytes, b_bytes,
     change_bytes. effects: field, value, figure, change, relative, reason: what a gives with this alone as in b; empty
-    unless asked for. Tables that a kind of scenario does not have are empty.
+    unless asked for. Tables that a kind of scenario does not have are empty. documents, runs: of a and b, for reports.
     """
 
     kind: ScenarioKind
@@ -45,6 +45,8 @@ class Comparison:
     hot_spots: pd.DataFrame
     memory: pd.DataFrame
     effects: pd.DataFrame
+    documents: tuple[Document, Document]
+    runs: tuple[Outcome, Outcome]
 
     def tables(self) -> dict[str, pd.DataFrame]:
         """The tables by name, without the empty ones."""
@@ -96,6 +98,8 @@ def compare(a: str, b: str | None = None, changes: Iterable[str] = (), *, each: 
         _hot_spots(before, after),
         _memory(before, after),
         _effects(kind, first, second, before) if each else pd.DataFrame(),
+        (first, second),
+        runs,
     )
 
 
@@ -165,7 +169,7 @@ def _operations(one: Outcome, two: Outcome) -> pd.DataFrame:
     before, after = (run.metrics.get("breakdown_s") or {} for run in (one, two))
     if not (before and after):
         return pd.DataFrame(columns=columns)
-    waits = [_waiting(run) for run in (one, two)]
+    waits = [waiting_by_kind(run) for run in (one, two)]
     rows = [
         (kind, before.get(kind, 0.0), after.get(kind, 0.0), waits[1].get(kind, 0.0) - waits[0].get(kind, 0.0))
         for kind in dict.fromkeys([*before, *after])
@@ -177,7 +181,7 @@ def _operations(one: Outcome, two: Outcome) -> pd.DataFrame:
     return pd.DataFrame([(name, a, b, b - a, wait) for name, a, b, wait in rows], columns=columns)
 
 
-def _waiting(run: Outcome) -> dict[str, float]:
+def waiting_by_kind(run: Outcome) -> dict[str, float]:
     """Seconds a step that collectives of each kind wait, in the share in which the metrics hold the whole."""
     timeline, whole = getattr(run, "timeline", None), run.metrics.get("waiting_s")
     by_kind = timeline.waiting_s() if timeline is not None else {}

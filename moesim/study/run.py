@@ -29,8 +29,10 @@ from moesim.workload.speculative import speculative_footprint, speculative_step
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Result:
-    """A simulated scenario. metrics: what `moesim run --json` prints; the rest is for pictures and further study."""
+    """A simulated scenario. document: its file with the changes. metrics: what `moesim run --json` prints; the rest is
+    for pictures and further study."""
 
+    document: Document
     assembly: Assembly
     step: Step
     timeline: Timeline
@@ -91,7 +93,7 @@ def run_assembly(document: Document, assembly: Assembly, changes: tuple[str, ...
         },
         "provenance": assembly.provenance(),
     }
-    return Result(assembly, step, timeline, rounded(metrics))
+    return Result(document, assembly, step, timeline, rounded(metrics))
 
 
 def _simulated(assembly: Assembly) -> tuple[Step, Timeline, Footprint, int]:

@@ -19,8 +19,10 @@ from moesim.workload.training.step import TrainingStep, training_step
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingResult:
-    """A simulated training step. metrics: what ``--json`` prints; the rest is for pictures and further study."""
+    """A simulated training step. document: its file with the changes. metrics: what ``--json`` prints; the rest is for
+    pictures and further study."""
 
+    document: Document
     assembly: TrainingAssembly
     step: TrainingStep
     timeline: Timeline
@@ -62,4 +64,4 @@ def run_training_assembly(
         "hbm": {"capacity": needs.capacity, "by_kind": needs.by_kind()},
         "provenance": assembly.provenance(),
     }
-    return TrainingResult(assembly, step, timeline, rounded(metrics))
+    return TrainingResult(document, assembly, step, timeline, rounded(metrics))

@@ -1,0 +1,104 @@
+"""What the reports say and draw is what the studies found."""
+
+import numpy as np
+import pytest
+
+from moesim.report.html.comparison import comparison_page, number
+from moesim.report.html.placement import placement_page
+from moesim.report.html.serving import serving_page
+from moesim.report.html.step import link_grid, step_page
+from moesim.report.html.training import training_page
+from moesim.study.metrics import expert_load
+
+
+def plot_of(page, heading):
+    return next(section for section in page.sections if section.heading.startswith(heading)).plot
+
+
+def headings(page):
+    return [section.heading for section in page.sections]
+
+
+def test_a_step_tells_its_interval_and_where_its_inputs_come_from(step):
+    page = step_page(step)
+    assert page.headline[0].name == "step time"
+    assert "80 % interval" in page.headline[0].note
+    assert "h100, vllm: measured" in page.sure
+    assert headings(page)[-3:] == ["Assumptions: the scenario", "Assumptions: defaults", "Provenance"]
+    assert "slots_per_rank: 2" in page.sections[-3].code  # with the changes
+    assert "network.fidelity" in page.sections[-2].table["field"].tolist()
+
+
+def test_the_breakdown_and_the_timeline_are_those_of_the_run(step):
+    page = step_page(step)
+    bars = plot_of(page, "Where the time goes").data
+    total = sum(np.sum(bar.x) for bar in bars)
+    assert total == pytest.approx(sum(step.metrics["breakdown_s"].values()) * 1e3)
+    timeline = plot_of(page, "Timeline of layer")
+    track = step.timeline.tracks[0]
+    ops = [op for op in track.program.ops if op.layer == 16]
+    assert sum(len(bar.x) for bar in timeline.data) == len(ops) * 4
+    assert {bar.name for bar in timeline.data} == {op.kind for op in ops}
+
+
+def test_heat_maps_show_loads_over_the_mean_of_their_layer(step):
+    page = step_page(step)
+    load = expert_load(step.step, step.assembly.deployment.placement)
+    shown = np.asarray(plot_of(page, "Load of experts").data[0].z)
+    np.testing.assert_allclose(shown, load / load.mean(axis=1, keepdims=True), rtol=1e-6)
+    ranks = np.asarray(plot_of(page, "Load of ranks").data[0].z)
+    assert ranks.max(axis=1).mean() == pytest.approx(step.metrics["hottest_rank"]["per_layer_over_mean"], rel=1e-6)
+
+
+def test_links_are_sorted_by_what_they_join_and_the_fullest_plane_counts():
+    ends = [("device0", "nvlink0.0"), ("device0", "nvlink0.1"), ("device1", "nvlink0.0"), ("nvlink0.0", "device1")]
+    rows, table = link_grid(ends, np.array([0.1, 0.3, 0.2, 0.4]))
+    assert rows == ["device → nvlink", "nvlink → device"]
+    np.testing.assert_array_equal(table, [[0.3, 0.2], [0.4, np.nan]])
+
+
+def test_a_training_step_shows_its_pipeline_and_parts_that_add_up(training):
+    page = training_page(training)
+    bars = plot_of(page, "Where the time goes").data
+    assert sum(np.sum(bar.x) for bar in bars) == pytest.approx(training.metrics["step_time_s"] * 1e3, rel=1e-6)
+    assert {bar.name for bar in plot_of(page, "Timeline")["data"]} >= {"forward", "backward", "optimizer"}
+    assert [figure.name for figure in page.headline][:3] == ["step time", "throughput per device", "MFU"]
+
+
+def test_a_comparison_falls_from_one_step_to_the_other(comparison):
+    page = comparison_page(comparison)
+    fall = plot_of(page, "By operation").data[0]
+    assert fall.y[0] + sum(fall.y[1:-1]) == pytest.approx(fall.y[-1], rel=1e-6)
+    assert page.sections[0].table.iloc[0].tolist() == ["workload.context", "2048", "512"]
+    assert [heading for heading in headings(page) if heading.startswith("Timeline")][1].endswith("every rank, B")
+    assert "attention" in page.why
+
+
+def test_figures_read_in_the_unit_of_their_name():
+    assert number("ttft_s.p99", 0.25) == "250 ms"
+    assert number("tokens_per_s_per_device", 123456.0) == "123,456"
+    assert number("hbm.by_kind.experts", 2e9) == "2 GB"
+    assert number("hottest_rank.over_mean", 1.25) == "1.25"
+    assert number("step_time_s", float("nan")) == "–"
+
+
+def test_a_placement_study_recommends_the_fastest_with_re_balancing(study):
+    page = placement_page(study)
+    best = study.table.loc[study.table["amortised_step_time_s"].idxmin(), "name"]
+    assert page.headline[0].value == best
+    first = plot_of(page, "Load of ranks under contiguous").data[0]
+    load = study.judged[0].rank_load
+    np.testing.assert_allclose(np.asarray(first.z), load / load.mean(axis=1, keepdims=True), rtol=1e-6)
+    bars, other = plot_of(page, "Step time").data
+    np.testing.assert_allclose(bars.x, study.table["step_time_s"] * 1e3)
+    assert other.name == "on python"
+    assert "python" in page.sure
+
+
+def test_a_served_load_shows_its_queue_and_latencies(served):
+    page = serving_page(served)
+    latencies = plot_of(page, "Latencies").data
+    assert latencies[0].x[-1] == pytest.approx(served.table.loc[~served.table["warmup"], "ttft_s"].max())
+    queue = plot_of(page, "Queue").data
+    assert len(queue) == 4 * len(served.run.journals)
+    assert page.headline[0].note.endswith("80 % interval")
