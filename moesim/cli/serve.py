@@ -107,7 +107,8 @@ def _print(metrics: dict) -> None:
             say(
                 f"server {number}    {server['steps']} steps, batch {server['mean_batch']:.1f}, waiting "
                 f"{server['mean_waiting']:.1f} (most {server['most_waiting']:.0f}), KV peak "
-                f"{server['peak_kv_share']:.0%}, busiest rank {server['busiest_rank_over_mean']:.2f} × the mean"
+                f"{server['peak_kv_share']:.0%}, busiest rank {server['busiest_rank_over_mean']:.2f} × the mean, "
+                f"hottest of experts {server['hottest_rank_over_mean']:.2f} ×"
             )
     say()
     for name, text in metrics["provenance"].items():

@@ -16,13 +16,14 @@ _POINTS = 2000  # of a line that still reads
 
 
 def draw_timeline(journals: Sequence[Journal], path: str | Path, title: str = "") -> None:
-    """Requests waiting, batch, KV cache and busiest rank over time, a colour a server."""
-    figure, axes = _figure(10, 7.5, rows=4)
+    """Requests waiting, batch, KV cache, busiest and hottest rank over time, a colour a server."""
+    figure, axes = _figure(10, 9, rows=5)
     panels = (
         ("waiting", "waiting"),
         ("total", "decoding"),
         ("kv_share", "KV cache in use"),
-        ("uneven", "busiest rank / mean"),
+        ("uneven", "sequences, busiest\nrank / mean"),
+        ("hottest", "routed tokens, hottest\nrank / mean"),
     )
     for number, journal in enumerate(journals):
         rows = journal.table()

@@ -11,6 +11,7 @@ import numpy as np
 COLUMNS = (
     "start_s", "seconds", "steps", "sequences", "total", "context", "prefill_tokens", "prefill_total", "attended",
     "prompts", "waiting", "slowness", "kv_share", "uneven",
+    "hottest",
 )  # fmt: skip
 _WIDTH = len(COLUMNS)
 
@@ -19,7 +20,8 @@ class Journal:
     """Rows of `COLUMNS`. most: rows kept; beyond, neighbours are joined two by two (None = all are kept).
 
     sequences, context, prefill_tokens, attended are of the busiest attention-DP rank, context at the middle of the run;
-    total and prefill_total of all. kv_share: of the fullest rank's cache. uneven: busiest rank over the mean rank.
+    total and prefill_total of all. kv_share: of the fullest rank's cache. uneven: sequences of the
+    busiest rank over the mean rank's. hottest: routed tokens of the hottest expert rank over the mean rank's.
     """
 
     def __init__(self, most: int | None = 50_000):

@@ -45,7 +45,8 @@ class KernelTables:
     of the experts that a token touches, and 2 FLOPs a weight and token. experts_s [the same]: what its kernels take by
     the cost floor. communication_s [TOKENS of a rank]: all-reduces, or dispatch and combine.
     head_s [SEQUENCES]. decode_s [SEQUENCES, CONTEXTS]: decode attention. prefill_s [PROMPTS, LENGTHS]: causal attention
-    of fresh prompts.
+    of fresh prompts. hottest [TOKENS of the server]: routed tokens of the hottest rank over the mean rank's, mean over
+    layers.
     """
 
     dense_s: np.ndarray
@@ -56,6 +57,7 @@ class KernelTables:
     head_s: np.ndarray
     decode_s: np.ndarray
     prefill_s: np.ndarray
+    hottest: np.ndarray
 
     def parts(
         self,
@@ -108,6 +110,9 @@ def kernel_tables(deployment: Deployment, *, sigma: float) -> KernelTables:
         head_s=local.head_work(deployment, SEQUENCES).seconds,
         decode_s=sum(count * _decode(deployment, layer) for layer, count in layers.items()),
         prefill_s=sum(count * _prefill(deployment, layer) for layer, count in layers.items()),
+        hottest=experts[3] / sum(count for layer, count in layers.items() if layer.experts is not None)
+        if deployment.model.moe_layers
+        else np.ones(TOKENS.size),
     )
 
 
@@ -133,10 +138,10 @@ def _dense(deployment: Deployment, layer: Layer) -> np.ndarray:
 
 
 def _experts(deployment: Deployment, layer: Layer, sigma: float) -> np.ndarray:
-    """[3, TOKENS] seconds of the busiest rank's weights through HBM, of its products at peak, and of the slowest rank's
-    kernels; means over windows."""
+    """[4, TOKENS] seconds of the busiest rank's weights through HBM, of its products at peak, and of the slowest rank's
+    kernels; tokens of the hottest rank over the mean rank's; means over windows."""
     if layer.experts is None:
-        return np.zeros((3, TOKENS.size))
+        return np.zeros((4, TOKENS.size))
     experts, policy, device = layer.experts, deployment.precision, deployment.machine.device
     loads = drawn_loads(TOKENS, experts.routed, experts.top_k, sigma=sigma)
     loads = loads.reshape(*loads.shape[:2], deployment.parallelism.ep, -1)  # [tokens, window, rank, expert]
@@ -146,7 +151,8 @@ def _experts(deployment: Deployment, layer: Layer, sigma: float) -> np.ndarray:
     pairs = loads.sum(axis=3).max(axis=2).mean(axis=1)
     moved = touched * weights * weight_bytes(policy.experts) / _weight_rate(deployment)
     multiplied = 2 * pairs * weights / peak(device, policy.experts, policy.expert_activations)
-    return np.stack([moved, multiplied, _expert_kernels(deployment, layer, loads[:, :_KERNEL_WINDOWS])])
+    hottest = pairs / loads.sum(axis=3).mean(axis=(1, 2))
+    return np.stack([moved, multiplied, _expert_kernels(deployment, layer, loads[:, :_KERNEL_WINDOWS]), hottest])
 
 
 def _weight_rate(deployment: Deployment) -> float:

@@ -18,7 +18,7 @@ import simpy
 from moesim.serving.batch import Rank, Sequence, StepRun
 from moesim.serving.journal import Journal
 from moesim.serving.policy import Policy
-from moesim.serving.steps import Prefill, StepCost
+from moesim.serving.steps import STEPS_PER_DRAW, Prefill, StepCost
 
 
 class Replica:
@@ -161,11 +161,10 @@ class Replica:
                 return
             sequences, context = self._busiest()
             steps, growth = self._steps_alike(sequences, context)
-            first = self._cost.decode_s(sequences * self._width, self._total * self._width, context)
-            last = first
+            batch, draw = (sequences * self._width, self._total * self._width), self._draw()
+            first = last = self._cost.decode_s(*batch, context, draw)
             if steps > 1:
-                grown = context + growth * (steps - 1)
-                last = self._cost.decode_s(sequences * self._width, self._total * self._width, grown)
+                last = self._cost.decode_s(*batch, context + growth * (steps - 1), draw)
             run = StepRun(self.env.now, steps, first, last, extra, (), None, sequences, context)
         else:
             self._run = None
@@ -213,6 +212,8 @@ class Replica:
             steps = min(steps, self.policy.poll_interval - self._since_poll)
         if self._held:
             steps = min(steps, max(1, self.policy.hold_steps - self._held))
+        if self._cost.draws > 1:
+            steps = min(steps, STEPS_PER_DRAW - self._count % STEPS_PER_DRAW)
         if steps <= 1:
             return 1, 0.0
         growing = max(rank.sequences for rank in self.ranks if rank.context == context)
@@ -225,6 +226,10 @@ class Replica:
         if straight < steps:
             steps = math.floor(straight) + 1
         return max(1, steps), growth
+
+    def _draw(self) -> int:
+        """The window of routing that the next step draws."""
+        return self._count // STEPS_PER_DRAW % self._cost.draws
 
     def _busiest(self) -> tuple[int, float]:
         ranks = self.ranks
@@ -506,9 +511,10 @@ class Replica:
         total = self._total if run.sequences else 0
         mean = total / len(self.ranks)
         uneven = run.sequences / mean if mean else 1.0
+        hottest = self._cost.hottest(run.sequences * self._width, total * self._width, self._draw()) if total else 1.0
         self._journal.add(
             (
                 *(run.start_s, seconds, run.steps, run.sequences, total, middle, *parts),
-                *(waiting, run.slowness, run.kv_share, uneven),
+                *(waiting, run.slowness, run.kv_share, uneven, hottest),
             )
         )

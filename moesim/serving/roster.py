@@ -60,11 +60,15 @@ class SlowedSteps:
     """A step cost whose seconds are multiplied by `factor`, which may change while the server runs."""
 
     def __init__(self, cost: StepCost):
-        self._cost, self.factor = cost, 1.0
+        self._cost, self.factor, self.draws = cost, 1.0, cost.draws
 
-    def decode_s(self, sequences: int, total: int, context: float) -> float:
+    def decode_s(self, sequences: int, total: int, context: float, draw: int = 0) -> float:
         """As `StepCost` says."""
-        return self.factor * self._cost.decode_s(sequences, total, context)
+        return self.factor * self._cost.decode_s(sequences, total, context, draw)
+
+    def hottest(self, sequences: int, total: int, draw: int = 0) -> float:
+        """As `StepCost` says."""
+        return self._cost.hottest(sequences, total, draw)
 
     def bend(self, sequences: int, context: float) -> float:
         """As `StepCost` says."""

@@ -1,8 +1,8 @@
 """Step times from whole simulated steps: a program of every rank on the real network, with routing from a trace.
 
-Alike steps are simulated once. A batch bucket (powers of √2 sequences a rank) draws from a fixed set of trace windows
-and takes the mean over them, at one context; how time grows with the context is simulated on the first window.
-Between buckets times are interpolated. What a stack's host adds comes from its constants.
+Alike steps are simulated once. A batch bucket (powers of √2 sequences a rank) draws from a fixed set of trace windows,
+one after another as decoding goes on (`STEPS_PER_DRAW`), each at one context; how time grows with the context is
+simulated on the first window. Between buckets times are interpolated. A stack's constants add its host's part.
 """
 
 from __future__ import annotations
@@ -65,11 +65,21 @@ class SimulatedSteps:
         """What was simulated so far, by sequences on a rank."""
         return dict(self._buckets)
 
-    def decode_s(self, sequences: int, total: int, context: float) -> float:
+    @property
+    def draws(self) -> int:
+        """As `StepCost` says."""
+        return self._windows
+
+    def hottest(self, sequences: int, total: int, draw: int = 0) -> float:
+        """As `StepCost` says: of the bucket below the batch, 1 where none was simulated yet."""
+        bucket = self._buckets.get(_around(sequences)[0]) if sequences else None
+        return 1.0 if bucket is None else float(bucket.hottest[draw])
+
+    def decode_s(self, sequences: int, total: int, context: float, draw: int = 0) -> float:
         """As `StepCost` says; every rank has as many sequences as the busiest."""
         c, counts = self._constants, self._counts
         host = c.fixed + c.sequence * sequences + counts.layers * counts.unpriced * c.kernel
-        return host + self._between_buckets(sequences, context / sequences)
+        return host + self._between_buckets(sequences, context / sequences, draw)
 
     def bend(self, sequences: int, context: float) -> float:
         """As `StepCost` says."""
@@ -89,18 +99,18 @@ class SimulatedSteps:
             seconds = max(seconds, counts.layers * counts.eager * c.eager)
         return c.fixed + c.sequence * sequences + seconds + counts.layers / 60 * c.prompt
 
-    def _between_buckets(self, sequences: int, context: float) -> float:
+    def _between_buckets(self, sequences: int, context: float, draw: int = 0) -> float:
         """Seconds of a decode step, linear between the two buckets around a batch, and between contexts."""
         low, high = _around(sequences)
         share = 0.0 if high == low else (sequences - low) / (high - low)
-        seconds = self._at(low, context) * (1 - share)
-        return seconds + self._at(high, context) * share if share else seconds
+        seconds = self._at(low, context, draw) * (1 - share)
+        return seconds + self._at(high, context, draw) * share if share else seconds
 
-    def _at(self, sequences: int, context: float) -> float:
+    def _at(self, sequences: int, context: float, draw: int) -> float:
         places = _CONTEXTS
         upper = next((place for place in places if place >= context), places[-1])
         lower = max(upper // 2, places[0]) if upper > places[0] else places[0]
-        base = self._bucket(sequences).seconds.mean() - self._context_s(sequences, _MIDDLE)
+        base = self._bucket(sequences).seconds[draw] - self._context_s(sequences, _MIDDLE)
         if upper == lower:
             return float(base + self._context_s(sequences, upper))
         share = min((context - lower) / (upper - lower), 1.0)

@@ -141,11 +141,14 @@ def combine(parts: dict, counts: Counts, c: Constants, sequences, prefill_tokens
 class StackSteps:
     """Step times of one stack on one deployment: a `moesim.serving.steps.StepCost`. age: years before 2026-04."""
 
+    draws = 1
+
     def __init__(self, tables: KernelTables, counts: Counts, constants: Constants, age: float = 0.0):
         self._tables, self._counts, self._c = tables, counts, constants
         self._slowdown = exp(constants.ageing * age)
         self._by_sequences: dict[tuple[int, int], _Line] = {}
         self._bends = CONTEXTS.tolist()
+        self._hottest = _Line(TOKENS, tables.hottest)
         c = constants
         self._dense = _Line(TOKENS, c.dense * tables.dense_s + c.communication * tables.communication_s)
         experts = c.expert_bytes * tables.expert_bytes_s + c.expert_flops * tables.expert_flops_s
@@ -154,12 +157,16 @@ class StackSteps:
         self._attention = _Plane(SEQUENCES, CONTEXTS, c.attention * tables.decode_s)
         self._prefill = _Plane(PROMPTS, LENGTHS, c.prefill_attention * tables.prefill_s)
 
-    def decode_s(self, sequences: int, total: int, context: float) -> float:
-        """As `StepCost` says."""
+    def decode_s(self, sequences: int, total: int, context: float, draw: int = 0) -> float:
+        """As `StepCost` says; means over windows, of which every layer of a step has one."""
         line = self._by_sequences.get((sequences, total))
         if line is None:
             line = self._by_sequences[sequences, total] = self._decode_line(sequences, total)
         return line(context / sequences)
+
+    def hottest(self, sequences: int, total: int, draw: int = 0) -> float:
+        """As `StepCost` says."""
+        return self._hottest(total)
 
     def bend(self, sequences: int, context: float) -> float:
         """As `StepCost` says."""

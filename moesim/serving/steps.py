@@ -9,12 +9,20 @@ import math
 from dataclasses import dataclass
 from typing import Protocol
 
+STEPS_PER_DRAW = 64  # tokens of neighbouring steps belong to the same requests, and are routed alike
+
 
 class StepCost(Protocol):
     """Seconds of steps. Sequences count draft tokens too: each of them computes 1 + draft_tokens."""
 
-    def decode_s(self, sequences: int, total: int, context: float) -> float:
+    draws: int
+    """Windows of routing that differ in their time; a server goes on to the next every `STEPS_PER_DRAW` steps."""
+
+    def decode_s(self, sequences: int, total: int, context: float, draw: int = 0) -> float:
         """A step that only decodes: sequences and tokens of context on the busiest rank, sequences on all."""
+
+    def hottest(self, sequences: int, total: int, draw: int = 0) -> float:
+        """Routed tokens of the hottest expert rank over the mean rank's, mean over layers, of a decode step."""
 
     def bend(self, sequences: int, context: float) -> float:
         """The context above the given one up to which `decode_s` is a straight line in it."""
@@ -45,10 +53,15 @@ class LinearSteps:
     sequence_s: float = 0.0
     context_s: float = 0.0
     token_s: float = 0.0
+    draws: int = 1
 
-    def decode_s(self, sequences: int, total: int, context: float) -> float:
+    def decode_s(self, sequences: int, total: int, context: float, draw: int = 0) -> float:
         """As `StepCost` says."""
         return self.fixed_s + self.sequence_s * sequences + self.context_s * context
+
+    def hottest(self, sequences: int, total: int, draw: int = 0) -> float:
+        """As `StepCost` says."""
+        return 1.0
 
     def bend(self, sequences: int, context: float) -> float:
         """As `StepCost` says."""

@@ -174,7 +174,7 @@ class BentSteps(LinearSteps):
 
     BENDS = (500, 1000)
 
-    def decode_s(self, sequences, total, context):
+    def decode_s(self, sequences, total, context, draw=0):
         mean = context / max(sequences, 1)
         bent = sum(max(mean - bend, 0) for bend in self.BENDS)
         return super().decode_s(sequences, total, context) + 1e-5 * bent
@@ -194,3 +194,24 @@ def test_jumps_over_bends_and_uneven_ranks_are_exact(serve, ranks):
     )
     assert jumped.finished_s == pytest.approx(exact.finished_s, rel=1e-9)
     assert jumped.first_token_s == pytest.approx(exact.first_token_s, rel=1e-9)
+
+
+class DrawnSteps(LinearSteps):
+    """A price that depends on the window of routing."""
+
+    def decode_s(self, sequences, total, context, draw=0):
+        return super().decode_s(sequences, total, context) * (1 + draw)
+
+    def hottest(self, sequences, total, draw=0):
+        return 1.5 + draw
+
+
+def test_windows_of_routing_change_as_decoding_goes_on(serve):
+    """64 steps of one second, then 64 of two, and so on; jumped as exactly as step by step."""
+    requests = closed_loop(np.array([1]), np.array([200]), 1)
+    for exact in (False, True):
+        run = serve(requests, cost=DrawnSteps(1.0, draws=3), exact=exact)
+        first, last = run.outcome.first_token_s[0], run.outcome.finished_s[0]
+        assert last - first == pytest.approx(64 * (1 + 2 + 3) + 7 * 1)  # 199 steps after the first token
+    rows = run.journals[0].table()
+    assert set(rows["hottest"]) >= {1.5, 2.5, 3.5}
