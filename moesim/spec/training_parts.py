@@ -22,24 +22,30 @@ from moesim.workload.training.schedules import SCHEDULES, Schedule
 def formats_of(scenario: TrainingScenario, hardware: Hardware) -> Formats:
     """The formats, with activations filled in; refuses formats whose products the chip cannot run."""
     stated = scenario.precision
-    names = stated.model_dump() | {
-        "expert_activations": stated.expert_activations or activations_of(stated.experts),
-        "activations": stated.activations or activations_of(stated.dense),
+    attention, shared = stated.attention or stated.dense, stated.shared_expert or stated.dense
+    products = {
+        "experts": (stated.experts, stated.expert_activations or activations_of(stated.experts)),
+        "dense": (stated.dense, stated.activations or activations_of(stated.dense)),
+        "attention": (attention, stated.activations or activations_of(attention)),
+        "shared_expert": (shared, stated.activations or activations_of(shared)),
+        "router": (stated.router, activations_of(stated.router)),
     }
-    formats = Formats(**{kind: None if name == "none" else PRECISIONS[name] for kind, name in names.items()})
     problems = []
-    for field, weights, operand in (
-        ("experts", formats.experts, formats.expert_activations),
-        ("dense", formats.dense, formats.activations),
-    ):
-        wanted = matmul_peak(weights, operand)
-        if wanted not in hardware.device.peak:
+    for field, (weights, operand) in products.items():
+        wanted = matmul_peak(PRECISIONS[weights], PRECISIONS[operand])
+        if wanted not in hardware.device.peak and getattr(stated, field) is not None:
             has = ", ".join(sorted(hardware.device.peak))
-            message = f"{weights.name} × {operand.name} runs at {wanted}, which {hardware.name} lacks; it has {has}"
+            message = f"{weights} × {operand} runs at {wanted}, which {hardware.name} lacks; it has {has}"
             problems.append(Problem(message, f"precision.{field}"))
     if problems:
         raise InvalidInput(problems)
-    return formats
+    kinds = ("dispatch", "combine", "weights", "gradients", "optimizer_states")
+    master = None if stated.master_weights == "none" else PRECISIONS[stated.master_weights]
+    return Formats(
+        **{kind: (PRECISIONS[weights], PRECISIONS[operand]) for kind, (weights, operand) in products.items()},
+        **{kind: PRECISIONS[getattr(stated, kind)] for kind in kinds},
+        master_weights=master,
+    )
 
 
 def degrees_of(scenario: TrainingScenario) -> Parallelism:

@@ -40,13 +40,17 @@ class TrainingParallelism(Spec):
 class TrainingPrecision(Spec):
     """Formats by kind of tensor.
 
-    experts, dense: in which matrices are multiplied. Activations take the format of their weights unless stated.
+    experts, dense: in which matrices are multiplied; attention and shared_expert as dense unless stated, embedding and
+    head always in BF16. Activations take the format of their weights unless stated.
     dispatch, combine: tokens on the wire, and likewise their gradients on the way to and from the experts. weights: as
     stored. gradients: as accumulated and reduced. master_weights: of the optimizer, none = it updates `weights`.
     """
 
     experts: Format
     dense: Format
+    attention: Format | None = None
+    shared_expert: Format | None = None
+    router: Format = "bf16"
     expert_activations: Format | None = None
     activations: Format | None = None
     dispatch: Format

@@ -68,3 +68,16 @@ def test_each_mistake_names_its_field(moesim, tmp_path, old, new, said):
     assert out == ""
     assert said in err
     assert "a.yaml:" in err
+
+
+def test_each_kind_of_matrix_has_its_format(moesim_json):
+    """Routed experts in FP8, attention in BF16, the router in FP32: less than all in FP8, more than nothing."""
+    small = ["run", "mixtral-8x7b-training-h100", *SMALL]
+    stated = "{experts: fp8, dense: fp8, attention: bf16, router: fp32, dispatch: bf16, combine: bf16}"
+    wide, mixed, narrow = (
+        moesim_json(*small, *(("--set", f"precision={text}") if text else ()))
+        for text in ("", stated, stated.replace("attention: bf16, router: fp32, ", ""))
+    )
+    assert narrow["step_time_s"] < mixed["step_time_s"] < wide["step_time_s"]
+    assert mixed["breakdown_s"]["attention"] == pytest.approx(wide["breakdown_s"]["attention"], rel=0.02)
+    assert mixed["hbm"]["by_kind"]["cast_weights"] < narrow["hbm"]["by_kind"]["cast_weights"]

@@ -1,9 +1,7 @@
 """HBM that training needs on its fullest rank, by kind, and what would make it fit.
 
-Activations are what the backward pass needs: inputs of matrix products in the format in which they are multiplied,
-inputs of element-wise work in BF16. They stay from a microbatch's forward to its backward, so that their number follows
-from the schedule. Sources: Korthikanti et al. 2022, section 4.1, for what a transformer layer keeps; ZeRO's table 1
-(Rajbhandari et al. 2020) for what sharding divides.
+Activations (`moesim.workload.training.activations`) stay from a microbatch's forward to its backward, so that their
+number follows from the schedule. What sharding divides: ZeRO's table 1 (Rajbhandari et al. 2020).
 """
 
 from __future__ import annotations
@@ -14,8 +12,8 @@ import numpy as np
 
 from moesim.errors import Infeasible
 from moesim.model import shapes
-from moesim.model.architecture import Attention, Layer
 from moesim.units import format_bytes
+from moesim.workload.training.activations import Loads, expert_loads, layer_bytes
 from moesim.workload.training.job import Job
 from moesim.workload.training.kernels import BF16
 from moesim.workload.training.recomputation import LAYER
@@ -57,7 +55,7 @@ def training_footprints(
 ) -> list[TrainingFootprint]:
     """HBM of the fullest rank of each pipeline rank. draws: replayed routes; None before any are, or for a dense model:
     loads are then even. fragmentation: share of activations and buffers that the allocator loses."""
-    loads = _loads(job, draws)
+    loads = expert_loads(job, draws)
     return [_of_rank(job, rank, loads, reserve, 1 + fragmentation) for rank in range(job.parallelism.pp)]
 
 
@@ -99,27 +97,7 @@ def _fits(job: Job, draws: Draws | None, shares: dict[str, float]) -> bool:
     return all(needs.needed <= needs.capacity for needs in training_footprints(job, draws, **shares))
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Loads:
-    """Of the ranks of an expert-parallel group. pairs: [layer, rank] mean over draws; entering: most of any draw."""
-
-    pairs: np.ndarray | None
-    entering: float
-
-
-def _loads(job: Job, draws: Draws | None) -> _Loads:
-    if job.placement is None:
-        return _Loads(None, 0.0)
-    slices = job.parallelism.expert_tp
-    if draws is not None:
-        return _Loads(draws.tokens.sum(axis=-1).mean(axis=0) * slices, float(draws.entering.max()) * slices)
-    experts = job.model.layers[job.model.moe_layers[0]].experts
-    even = job.owned_tokens * experts.top_k * slices
-    shape = (job.moe_rows, job.parallelism.ep)
-    return _Loads(np.full(shape, float(even)), job.owned_tokens * min(experts.top_k, job.parallelism.ep) * slices)
-
-
-def _of_rank(job: Job, rank: int, loads: _Loads, reserve: float, scattered: float) -> TrainingFootprint:
+def _of_rank(job: Job, rank: int, loads: Loads, reserve: float, scattered: float) -> TrainingFootprint:
     formats, stages = job.formats, job.held(rank)
     held = sum((stage_weights(job, stage) for stage in stages), Held())
     ends = sum(end_weights(job, stage).dense for stage in stages)  # embedding and head stay in BF16
@@ -129,9 +107,6 @@ def _of_rank(job: Job, rank: int, loads: _Loads, reserve: float, scattered: floa
     dense, experts = parallelism.attention_dp * parallelism.cp * holders, parallelism.expert_dp * holders
     sharded = held.dense / dense + held.experts / experts
     stored = formats.weights.bytes
-    copies = 2 if stored >= BF16.bytes else 1  # narrow weights are themselves the copy by rows
-    narrow = {f: copies * f.bytes * (f.bytes < BF16.bytes) for f in (formats.dense, formats.experts)}
-    cast = (held.dense - ends) * narrow[formats.dense] + held.experts * narrow[formats.experts]
     kept = sharded if job.zero == 3 else total
     gathered = 0.0
     if job.zero == 3:  # two layers at a time are whole
@@ -144,7 +119,7 @@ def _of_rank(job: Job, rank: int, loads: _Loads, reserve: float, scattered: floa
     head = shapes.head(job.model, parallelism.tp)[0].n
     return TrainingFootprint(
         weights=(kept + gathered) * stored + ends * max(BF16.bytes - stored, 0.0) * kept / total,
-        cast_weights=cast * kept / total,
+        cast_weights=sum(_cast_bytes(job, index) for stage in stages for index in job.layers(stage)) * kept / total,
         master_weights=own * formats.master_weights.bytes if formats.master_weights else 0.0,
         optimizer_states=own * states * formats.optimizer_states.bytes,
         gradients=(sharded if job.zero >= 2 else total) * formats.gradients.bytes,
@@ -156,9 +131,26 @@ def _of_rank(job: Job, rank: int, loads: _Loads, reserve: float, scattered: floa
     )
 
 
-def _activations(job: Job, rank: int, loads: _Loads) -> float:
+def _cast_bytes(job: Job, index: int) -> float:
+    """Narrow copies of a layer's weights for its products: by rows and by columns, of which narrow weights are one."""
+    layer, hidden, tp, formats = job.layer(index), job.model.hidden, job.parallelism.tp, job.formats
+    copies = 2 if formats.weights.bytes >= BF16.bytes else 1
+    elements = {
+        formats.attention[0]: sum(p.weights for p in shapes.attention_projections(layer, hidden, tp)),
+    }
+    for precision, listed in (
+        (formats.dense[0], shapes.dense_ffn(layer, hidden, tp)),
+        (formats.shared_expert[0], shapes.shared_expert(layer, hidden, tp)),
+    ):
+        elements[precision] = elements.get(precision, 0) + sum(p.weights for p in listed)
+    experts = formats.experts[0]
+    elements[experts] = elements.get(experts, 0) + layer_weights(job, index).experts
+    return sum(copies * f.bytes * count for f, count in elements.items() if f.bytes < BF16.bytes)
+
+
+def _activations(job: Job, rank: int, loads: Loads) -> float:
     """Bytes [worst expert-parallel rank] of all passes in flight at the worst moment, and of one layer run again."""
-    by_chunk = [sum((_layer_bytes(job, i, loads) for i in job.layers(stage)), np.zeros(1)) for stage in job.held(rank)]
+    by_chunk = [sum((layer_bytes(job, i, loads) for i in job.layers(stage)), np.zeros(1)) for stage in job.held(rank)]
     now = most = np.zeros(1)
     for step in job.schedule.orders[rank]:
         now = now + sum((by_chunk[task.chunk] for task in step if task.phase == FORWARD), np.zeros(1))
@@ -168,63 +160,5 @@ def _activations(job: Job, rank: int, loads: _Loads) -> float:
     if LAYER in job.recompute:
         whole = replace(job, recompute=frozenset())
         layers = [index for stage in job.held(rank) for index in job.layers(stage)]
-        again = np.max([_layer_bytes(whole, index, loads).max() for index in layers], initial=0.0)
+        again = np.max([layer_bytes(whole, index, loads).max() for index in layers], initial=0.0)
     return float(np.max(most + again))
-
-
-def _layer_bytes(job: Job, index: int, loads: _Loads) -> np.ndarray:
-    """[ep ranks or 1] bytes that one microbatch leaves in a layer."""
-    layer, drop = job.layer(index), job.recompute
-    inputs = job.owned_tokens * job.model.hidden
-    if LAYER in drop:
-        return np.array([inputs * BF16.bytes])
-    total = _attention_bytes(job, layer.attention) if layer.attention else 0.0
-    operand = job.formats.activations.bytes
-    kept = 2 * inputs * (BF16.bytes + operand * ("norm" not in drop))  # of both halves: residual, output of the norm
-    tp = job.parallelism.tp
-    if layer.dense_ffn and "dense_ffn" not in drop:
-        total += _ffn_bytes(job, job.tokens, layer.dense_ffn // tp, layer.dense_gated, operand)
-    if layer.experts is None:
-        return np.array([total + kept])
-    shared = layer.experts.shared_ffn
-    if shared and "shared_expert" not in drop:
-        total += _ffn_bytes(job, job.tokens, shared // tp, layer.experts.gated, operand)
-    total += job.owned_tokens * layer.experts.routed * FP32
-    pairs = loads.pairs[min(job.moe_row(index), len(loads.pairs) - 1)] * ("experts" not in drop)
-    return total + kept + _expert_bytes(job, layer, pairs)
-
-
-def _attention_bytes(job: Job, attention: Attention) -> float:
-    """Latents, queries, keys and values, and the output, from which its cast for the next product is made again."""
-    heads, operand = attention.heads // job.parallelism.tp, job.formats.activations.bytes
-    if attention.kind == "mla":
-        up = heads * (2 * (attention.qk_nope_head_dim + attention.qk_rope_head_dim) + attention.v_head_dim)
-        latents = (attention.q_lora_rank + attention.kv_lora_rank + attention.qk_rope_head_dim) * (BF16.bytes + operand)
-        output = heads * attention.v_head_dim
-    else:
-        kv_heads = max(1, attention.kv_heads // job.parallelism.tp)
-        value = attention.v_head_dim or attention.head_dim
-        up, latents, output = heads * attention.head_dim + kv_heads * (attention.head_dim + value), 0.0, heads * value
-    up *= BF16.bytes * not_in("mla_up", job) if attention.kind == "mla" else BF16.bytes
-    return job.tokens * (latents + up + output * BF16.bytes * not_in("attention", job))
-
-
-def _ffn_bytes(job: Job, tokens: object, ffn: int, gated: bool, operand: float) -> object:
-    """Inputs of the activation and its output, or the inputs alone where the output is computed again; these may then
-    be kept in the narrow format (DeepSeek-V3 report, section 3.3.3)."""
-    if "activation" in job.recompute:
-        return tokens * ffn * (1 + gated) * min(BF16.bytes, operand)
-    return tokens * ffn * ((1 + gated) * BF16.bytes + operand)
-
-
-def _expert_bytes(job: Job, layer: Layer, pairs: np.ndarray) -> np.ndarray:
-    """Permuted tokens and inner activations. Gates are applied to the latter (Megatron-Core), so that their gradients
-    need no outputs."""
-    experts, operand = layer.experts, job.formats.expert_activations.bytes
-    inner = _ffn_bytes(job, pairs, experts.ffn // job.parallelism.expert_tp, experts.gated, operand)
-    return pairs * job.model.expert_hidden * operand + inner
-
-
-def not_in(module: str, job: Job) -> bool:
-    """Whether what a module makes is kept."""
-    return module not in job.recompute

@@ -19,14 +19,16 @@ from moesim.workload.training.schedules import Schedule
 
 @dataclass(frozen=True, slots=True)
 class Formats:
-    """The format of each kind of tensor. experts, dense: weights as multiplied; expert_activations, activations: what
-    they are multiplied with. dispatch, combine: tokens and their gradients on the wire. weights: as stored. gradients:
-    as accumulated and reduced. master_weights: None = the optimizer updates `weights` themselves."""
+    """The format of each kind of tensor. experts, dense, attention, shared_expert, router: (weights, what they are
+    multiplied with) of products; dense: of dense FFNs. dispatch, combine: tokens and their gradients on the wire.
+    weights: as stored. gradients: as accumulated and reduced. master_weights: None = the optimizer updates `weights`
+    themselves."""
 
-    experts: Precision
-    dense: Precision
-    expert_activations: Precision
-    activations: Precision
+    experts: tuple[Precision, Precision]
+    dense: tuple[Precision, Precision]
+    attention: tuple[Precision, Precision]
+    shared_expert: tuple[Precision, Precision]
+    router: tuple[Precision, Precision]
     dispatch: Precision
     combine: Precision
     weights: Precision

@@ -11,7 +11,7 @@ from moesim.cost.attention import gqa_prefill
 from moesim.cost.gemm import gemm
 from moesim.cost.memory import memory_bound
 from moesim.cost.mla import mla_prefill
-from moesim.hardware.precision import PRECISIONS
+from moesim.hardware.precision import PRECISIONS, Precision
 from moesim.model import shapes
 from moesim.model.architecture import Attention, Layer
 from moesim.workload.training.job import Job
@@ -41,9 +41,8 @@ def attention(job: Job, layer: Layer) -> AttentionParts | None:
     """Attention on one rank; None where a layer has none."""
     if layer.attention is None:
         return None
-    tp, formats = job.parallelism.tp, job.formats
-    listed = shapes.attention_projections(layer, job.model.hidden, tp)
-    priced = {p.name: linear(job, job.tokens, p, formats.dense, formats.activations) for p in listed}
+    listed = shapes.attention_projections(layer, job.model.hidden, job.parallelism.tp)
+    priced = {p.name: linear(job, job.tokens, p, *job.formats.attention) for p in listed}
     first = norm(job)
     inner = sum((passes for name, passes in priced.items() if name not in _OUTPUT), first)
     up = sum((passes for name, passes in priced.items() if name in _MLA_UP), Passes())
@@ -62,7 +61,8 @@ def dense_ffn(job: Job, layer: Layer) -> Passes | None:
     listed = shapes.dense_ffn(layer, job.model.hidden, job.parallelism.tp)
     if not listed:
         return None
-    return norm(job) + _ffn(job, listed, job.tokens, layer.dense_ffn // job.parallelism.tp, layer.dense_gated)
+    ffn = layer.dense_ffn // job.parallelism.tp
+    return norm(job) + _ffn(job, listed, ffn, layer.dense_gated, job.formats.dense)
 
 
 def shared_expert(job: Job, layer: Layer) -> Passes | None:
@@ -71,14 +71,14 @@ def shared_expert(job: Job, layer: Layer) -> Passes | None:
     listed = shapes.shared_expert(layer, job.model.hidden, tp)
     if not listed:
         return None
-    return _ffn(job, listed, job.tokens, layer.experts.shared_ffn // tp, layer.experts.gated)
+    return _ffn(job, listed, layer.experts.shared_ffn // tp, layer.experts.gated, job.formats.shared_expert)
 
 
 def router(job: Job, layer: Layer) -> Passes:
-    """Norm, the router's product (BF16) and the choice among FP32 scores; backward likewise through both."""
+    """Norm, the router's product and the choice among FP32 scores; backward likewise through both."""
     product = shapes.router(layer, job.model.hidden)[0]
     scores = 3 * job.owned_tokens * layer.experts.routed * FP32.bytes  # scores, their softmax, the auxiliary loss
-    logits = products(job, job.owned_tokens, product.n, product.k, BF16, BF16)
+    logits = products(job, job.owned_tokens, product.n, product.k, *job.formats.router)
     return norm(job) + logits + streamed(job, scores, scores, kernels=3)
 
 
@@ -110,15 +110,19 @@ def mtp_projection(job: Job) -> Passes:
     of its own pass (DeepSeek-V3 report, section 2.2)."""
     hidden, tp = job.model.hidden, job.parallelism.tp
     joined = shapes.Projection("mtp", hidden // tp, 2 * hidden, "column")
-    formats = job.formats
-    projected = linear(job, job.tokens, joined, formats.dense, formats.activations)
+    projected = linear(job, job.tokens, joined, *job.formats.dense)
     return norm(job) + norm(job) + projected + embedding(job) + head(job)
 
 
-def _ffn(job: Job, listed: tuple[shapes.Projection, ...], tokens: int, ffn: int, gated: bool) -> Passes:
-    formats = job.formats
-    priced = (linear(job, tokens, p, formats.dense, formats.activations) for p in listed)
-    return sum(priced, activation(job, tokens, ffn, gated))
+def _ffn(
+    job: Job,
+    listed: tuple[shapes.Projection, ...],
+    ffn: int,
+    gated: bool,
+    precision: tuple[Precision, Precision],
+) -> Passes:
+    priced = (linear(job, job.tokens, p, *precision) for p in listed)
+    return sum(priced, activation(job, job.tokens, ffn, gated))
 
 
 def _kernel(job: Job, attention: Attention) -> Passes:

@@ -115,11 +115,9 @@ def _experts(
     experts = job.model.layers[job.model.moe_layers[0]].experts
     hidden, ffn = job.model.expert_hidden, experts.ffn // job.parallelism.expert_tp
     width = (1 + experts.gated) * ffn
-    formats = job.formats
-    narrow = formats.expert_activations
-    sizes = (formats.experts, narrow, touched)
-    up = products(job, rows, width, hidden, *sizes)
-    down = products(job, rows, hidden, ffn, *sizes)
+    narrow = job.formats.experts[1]
+    up = products(job, rows, width, hidden, *job.formats.experts, touched)
+    down = products(job, rows, hidden, ffn, *job.formats.experts, touched)
     # Tokens that were dispatched in the experts' own format arrive cast, along one axis; the other copy is still made.
     permute = streamed(job, (entering + pairs) * hidden * BF16.bytes, (entering + pairs) * hidden * BF16.bytes)
     # Gates weigh the inner activations, so that the way back moves gradients alone.
