@@ -33,6 +33,8 @@ def run(
     ] = None,
 ) -> None:
     """Simulate one step of a scenario and print what it takes and why."""
+    from moesim.spec.assembly import read_scenario
+    from moesim.spec.training_assembly import is_training
     from moesim.study.run import run_scenario
 
     if links and out is None:
@@ -40,10 +42,10 @@ def run(
     if out is not None:
         check_folder(out)  # before the work, so that a bad place costs nothing
     check_html(html)
+    if links and is_training(read_scenario(scenario, change or ())):
+        raise InvalidInput("--links shows inference steps; for training write moesim explain SCENARIO")
     result = run_scenario(scenario, changes=change or ())
     if "mfu" in result.metrics:
-        if links:
-            raise InvalidInput("--links shows inference steps; for training write moesim explain SCENARIO")
         _show_training(result, json, out, html)
         return
     written = []
