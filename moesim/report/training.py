@@ -40,10 +40,10 @@ def draw_pipeline(timeline: Timeline, path: str | Path, title: str = "") -> None
     """What the first rank of each pipeline stage computes when; white is waiting."""
     figure, (axes,) = new_figure(12, 1.6 + 0.32 * max(len(timeline.tracks), 4))
     for row, track in enumerate(timeline.tracks):
-        spans: dict[str, list[tuple[float, float]]] = {}
+        by_phase: dict[str, list[tuple[float, float]]] = {}
         for phase, begin, end in spans(track):
-            spans.setdefault(phase, []).append((begin / 1e12, (end - begin) / 1e12))
-        for phase, bars in spans.items():
+            by_phase.setdefault(phase, []).append((begin / 1e12, (end - begin) / 1e12))
+        for phase, bars in by_phase.items():
             axes.broken_barh(bars, (row + 0.08, 0.84), facecolors=COLOURS[phase], linewidth=0)
     for phase, colour in COLOURS.items():
         axes.barh(0, 0, color=colour, label=phase)
