@@ -30,9 +30,13 @@ def kv_capacity(deployment: Deployment, policy: Policy, context: int) -> float:
     of_stage = [[deployment.model.layers[index] for index in stage.layers] for stage in stages]
     fullest = max(kv_bytes(deployment, context, layers) for layers in of_stage)
     per_token = fullest / context / deployment.parallelism.cp
-    if left < per_token * policy.block_tokens:
+    page = per_token * policy.block_tokens
+    if left < page:
+        usable = hbm * (1.0 if policy.free_share else policy.memory_share)
+        missing = weights + policy.other_bytes + page - usable
         raise Infeasible(
             f"no room for a KV cache: weights take {format_bytes(weights)} of {format_bytes(hbm)} on every device, "
-            f"{-left:.0f} bytes too many; use more devices, a wider split or a narrower precision"
+            f"{missing:.0f} bytes too many beside buffers and one page; use more devices, a wider split or a narrower "
+            "precision"
         )
     return left / per_token

@@ -53,7 +53,7 @@ class Replica:
         self._longest = min(context, capacity - (policy.block_tokens - 1) / 2)
         self.in_system = 0
         self.ranks = [Rank(block_tokens) for _ in range(ranks)]
-        self._cost = cost
+        self._cost, self._draws = cost, cost.draws
         self._journal = journal
         self._on_first_token, self._on_finish = on_first_token, on_finish
         self._on_preempt, self._on_cached = on_preempt, on_cached
@@ -212,7 +212,7 @@ class Replica:
             steps = min(steps, self.policy.poll_interval - self._since_poll)
         if self._held:
             steps = min(steps, max(1, self.policy.hold_steps - self._held))
-        if self._cost.draws > 1:
+        if self._draws > 1:
             steps = min(steps, STEPS_PER_DRAW - self._count % STEPS_PER_DRAW)
         if steps <= 1:
             return 1, 0.0
@@ -229,7 +229,7 @@ class Replica:
 
     def _draw(self) -> int:
         """The window of routing that the next step draws."""
-        return self._count // STEPS_PER_DRAW % self._cost.draws
+        return self._count // STEPS_PER_DRAW % self._draws if self._draws > 1 else 0
 
     def _busiest(self) -> tuple[int, float]:
         ranks = self.ranks

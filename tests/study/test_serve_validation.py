@@ -79,3 +79,13 @@ def test_predictions_stay_near_published_runs():
     assert found["refused"] <= 0.02 * len(runs)
     assert found["tpot_median"] < 0.09
     assert found["ttft_median"] < 0.20
+
+
+@pytest.mark.parametrize("software", ["vllm", "sglang", "trtllm"])
+def test_weights_that_leave_no_room_are_refused_with_the_bytes_that_are_missing(software):
+    found = predict_serving(
+        table({"hardware": "h100", "model": "deepseek-v3", "precision": "fp8", "gpus": 8} | {"software": software})
+    )
+    assert found["predicted_tpot_s"].isna().all()
+    missing = float(found["reason"][0].split("on every device, ")[1].split(" ")[0])
+    assert 1e9 < missing < 30e9  # 87.6 GB of weights on 85.5 GB
