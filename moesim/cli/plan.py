@@ -7,7 +7,17 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.output import Progress, check_folder, note, print_json, print_table, say
+from moesim.cli.output import (
+    HtmlOption,
+    Progress,
+    check_folder,
+    check_html,
+    note,
+    print_json,
+    print_table,
+    say,
+    write_html,
+)
 
 UNMET = 1
 
@@ -16,6 +26,7 @@ def plan(
     file: Annotated[str, typer.Argument(help="Name of a shipped plan, or a YAML file (docs/plan.md).")],
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the table and the pictures.")] = None,
+    html: HtmlOption = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes.")] = 2,
     change: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. load.rate=40.")
@@ -26,13 +37,20 @@ def plan(
 
     if out is not None:
         check_folder(out)
+    check_html(html)
     progress = Progress()
     result = make_plan(file, change or (), jobs=jobs, progress=progress)
+    written = []
     if out is not None:
         from moesim.report.plan import write_plan_report
 
-        for path in write_plan_report(result, out):
+        written = write_plan_report(result, out)
+        for path in written:
             note(f"wrote {path}")
+    if html is not None:
+        from moesim.report.html.plan import plan_page
+
+        write_html(plan_page(result), html, written)
     if json:
         print_json(result.metrics)
     else:

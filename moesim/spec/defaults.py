@@ -13,5 +13,8 @@ def defaults(checked: BaseModel, inside: str = "") -> Iterator[tuple[str, object
         value, field = getattr(checked, name), f"{inside}{name}"
         if isinstance(value, BaseModel):
             yield from defaults(value, f"{field}.")
+        elif isinstance(value, tuple) and any(isinstance(item, BaseModel) for item in value):
+            for number, item in enumerate(value):
+                yield from defaults(item, f"{field}.{number}.")
         elif name not in checked.model_fields_set and value not in (None, "", (), {}):
             yield field, value

@@ -22,7 +22,7 @@ def test_a_run_writes_a_page_and_markdown_that_shows_the_pictures(moesim, tmp_pa
 
 
 def test_every_command_with_a_report_takes_the_same_option(moesim):
-    for command in ("run", "compare", "place", "serve"):
+    for command in ("run", "compare", "place", "plan", "serve"):
         assert "--html FILE.html" in moesim(command, "--help")[1].replace("  ", " ")
 
 

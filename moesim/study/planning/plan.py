@@ -34,12 +34,14 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PlanResult:
-    """metrics: what ``--json`` prints. candidates: one row each that was served, cheapest first.
+    """document: the plan's file with the changes. metrics: what ``--json`` prints. candidates: one row each that was
+    served, cheapest first.
 
     finalists, sensitivity, compared: as the modules beside this one say; empty where nothing meets the objectives.
     found: something does.
     """
 
+    document: Document
     plan: Plan
     metrics: dict[str, object]
     candidates: pd.DataFrame
@@ -91,7 +93,7 @@ def plan_of(document: Document, *, jobs: int = 1, progress: Progress | None = No
         tell("sensitivity", 1, 1)
     table = candidate_table(plan, products, found, lengths)
     metrics = _metrics(document, plan, found, table, (finalists, gains, compared))
-    return PlanResult(plan, rounded(metrics), table, finalists, gains, compared, bool(meeting))
+    return PlanResult(document, plan, rounded(metrics), table, finalists, gains, compared, bool(meeting))
 
 
 def _read(plan: Plan, document: Document) -> tuple[MoEModel, dict[str, Hardware], list[MoEModel]]:

@@ -2,8 +2,10 @@
 
 import pytest
 
+from moesim.spec.loading import parse
 from moesim.study.compare import compare
 from moesim.study.place import place
+from moesim.study.planning.plan import plan_of
 from moesim.study.run import run_scenario
 from moesim.study.serve import serve_scenario
 
@@ -13,6 +15,29 @@ SMALL = (
     "cluster.devices=4", "parallelism={attention_dp: 4, ep: 4}", "workload.sequences_per_rank=8",
     "placement={kind: contiguous, slots_per_rank: 2}",
 )  # fmt: skip
+
+PLAN = """
+model: gpt-oss-120b
+load: {rate: 8, input: {kind: fixed, tokens: 500}, output: {kind: fixed, tokens: 100}, requests: 60}
+slo: {ttft: 1 s, tpot: 40 ms}
+search:
+  - hardware: h100
+    software: vllm
+    devices: [1, 2]
+    precision: [{experts: mxfp4, dense: bf16, dispatch: bf16, combine: bf16, kv: bf16}]
+routing: {kind: lognormal, sigma: 0.8}
+finalists: 0
+"""
+
+
+@pytest.fixture(scope="session")
+def planned():
+    return plan_of(parse(PLAN))
+
+
+@pytest.fixture(scope="session")
+def unmet():
+    return plan_of(parse(PLAN.replace("40 ms", "2 ms")))
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,10 @@ import pytest
 
 from moesim.report.html.comparison import comparison_page
 from moesim.report.html.placement import placement_page
+from moesim.report.html.plan import plan_page
 from moesim.report.html.render import write_page
 from moesim.report.html.serving import serving_page
 from moesim.report.html.step import step_page
-from moesim.report.html.training import training_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
 
@@ -21,10 +21,10 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 SCREENSHOTS = Path(__file__).parents[3] / "out" / "reports"
 PAGES = {
     "step": step_page,
-    "training": training_page,
     "comparison": comparison_page,
     "study": placement_page,
     "served": serving_page,
+    "planned": plan_page,
 }
 
 

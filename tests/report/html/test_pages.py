@@ -5,6 +5,7 @@ import pytest
 
 from moesim.report.html.comparison import comparison_page, number
 from moesim.report.html.placement import placement_page
+from moesim.report.html.plan import plan_page
 from moesim.report.html.serving import serving_page
 from moesim.report.html.step import link_grid, step_page
 from moesim.report.html.training import training_page
@@ -93,6 +94,27 @@ def test_a_placement_study_recommends_the_fastest_with_re_balancing(study):
     np.testing.assert_allclose(bars.x, study.table["step_time_s"] * 1e3)
     assert other.name == "on python"
     assert "python" in page.sure
+
+
+def test_a_plan_shows_every_candidate_that_meets_and_marks_the_cheapest(planned):
+    page = plan_page(planned)
+    best, meeting = planned.metrics["best"], planned.candidates[planned.candidates["meets"]]
+    assert page.answer.startswith(f"Take {best['servers']} servers of {best['label']}")
+    frontier, points, star = plot_of(page, "Throughput of a device").data
+    assert len(points.x) == len(meeting)
+    assert set(zip(frontier.x, frontier.y, strict=True)) <= set(zip(points.x, points.y, strict=True))
+    assert star.x[0] == meeting["tokens_per_s_per_user"].iloc[0]
+    low, high = planned.metrics["intervals"]["tpot"]
+    assert f"{low:.2f} to {high:.2f} ×" in page.sure
+    table = next(section.table for section in page.sections if section.heading.startswith("Products"))
+    assert table["its USD/h"].tolist() == [f"{best['usd_per_hour']:,.2f}"]
+
+
+def test_a_plan_that_nothing_meets_says_how_close_one_gets(unmet):
+    page = plan_page(unmet)
+    assert page.answer.startswith("Nothing that was searched meets the objectives. Closest comes ")
+    assert unmet.metrics["closest"]["label"] in page.answer
+    assert not [section for section in page.sections if section.plot is not None]
 
 
 def test_a_served_load_shows_its_queue_and_latencies(served):
