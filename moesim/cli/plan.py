@@ -27,17 +27,21 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the table and the pictures.")] = None,
     html: HtmlOption = None,
+    train: Annotated[bool, typer.Option("--train", help="The file plans a training run: days, money, energy.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes.")] = 2,
     change: Annotated[
         list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. load.rate=40.")
     ] = None,
 ) -> None:
     """Search hardware, degrees, precision and batch limits for the cheapest servers that meet an SLO (exit 1: none)."""
-    from moesim.study.planning.plan import make_plan
-
     if out is not None:
         check_folder(out)
     check_html(html)
+    if train:
+        _train(file, change or (), json, out)
+        return
+    from moesim.study.planning.plan import make_plan
+
     progress = Progress()
     result = make_plan(file, change or (), jobs=jobs, progress=progress)
     written = []
@@ -57,6 +61,54 @@ def plan(
         _print(result.metrics)
     if not result.found:
         raise typer.Exit(UNMET)
+
+
+def _train(file: str, changes: list[str], json: bool, out: Path | None) -> None:
+    from moesim.study.planning.training_plan import make_training_plan
+
+    result = make_training_plan(file, changes, progress=Progress())
+    if out is not None:
+        from moesim.report.plan import write_training_plan_report
+
+        for path in write_training_plan_report(result, out):
+            note(f"wrote {path}")
+    if json:
+        print_json(result.metrics)
+        return
+    metrics = result.metrics
+    say(f"{metrics['plan']}: {metrics['description'].strip()}")
+    say(f"asked         {metrics['tokens']:.4g} tokens")
+    say()
+    rows = [_alternative(row) for row in metrics["alternatives"]]
+    header = (
+        "train on",
+        "devices",
+        "step",
+        "days (80 %)",
+        "device-hours",
+        "goodput",
+        "MUSD",
+        "× cheapest",
+        "MWh",
+        "t CO2e",
+    )
+    print_table(rows, header=header, right=range(1, 10))
+    for row in metrics["alternatives"]:
+        say(
+            f"{row['name']}: beside the work, most time goes to {row['largest_loss']} ({row['largest_loss_share']:.1%})"
+        )
+        if row["stopped"]:
+            say(f"{row['name']}: stopped, {row['stopped']}")
+
+
+def _alternative(row: dict) -> tuple[str, ...]:
+    if row["days"] is None:
+        return (row["name"], f"{row['devices']:,}", f"{row['step_s']:.3g} s", "never", *("–",) * 6)
+    days = f"{row['days']:.1f} ({row['days_low']:.1f} – {row['days_high']:.1f})"
+    power = ("–" if row[key] is None else f"{row[key]:,.0f}" for key in ("mwh", "tonnes_co2e"))
+    money = (f"{row['usd'] / 1e6:.3g}", f"{row['over_cheapest']:.2f}")
+    hours = (f"{row['device_hours']:,.0f}", f"{row['goodput']:.1%}")
+    return (row["name"], f"{row['devices']:,}", f"{row['step_s']:.3g} s", days, *hours, *money, *power)
 
 
 def _print(metrics: dict) -> None:

@@ -14,7 +14,7 @@ def schema(
     kind: Annotated[
         str,
         typer.Argument(
-            help="scenario, training, serving, resilience, service, plan, profile, model, sweep or baseline.",
+            help="Kind of file: scenario, training, serving, profile …; a wrong one lists all.",
             autocompletion=complete_schema,
         ),
     ] = "scenario",

@@ -8,6 +8,7 @@ from pathlib import Path
 from moesim.report.canvas import new_figure, save_figure
 from moesim.study.files import whole_file
 from moesim.study.planning.plan import PlanResult
+from moesim.study.planning.training_plan import TrainingPlanResult
 
 _COLOURS = ("#2f5d8a", "#c4572e", "#6aa84f", "#8a6fb0", "#e0a030", "#b03a48")
 
@@ -52,3 +53,25 @@ def draw_plan(result: PlanResult, path: str | Path) -> None:
         gains.axvline(0, color="#444", linewidth=0.8)
         gains.set(xlabel="% more requests/s within the objectives")
     save_figure(figure, path)
+
+
+def write_training_plan_report(result: TrainingPlanResult, folder: str | Path) -> list[Path]:
+    """A picture of days and money (PNG), the alternatives (Parquet) and the metrics (JSON). Returns the files."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    written = [folder / "training_plan.png", folder / "alternatives.parquet", folder / "metrics.json"]
+    table = result.table.dropna(subset=["days"])
+    figure, (days, money) = new_figure(10, 1.4 + 0.5 * len(result.table), columns=2)
+    spread = [table["days"] - table["days_low"], table["days_high"] - table["days"]]
+    days.barh(table["name"], table["days"], xerr=spread, color=_COLOURS[0], capsize=3)
+    days.set(xlabel="days", title=f"{result.metrics['plan']}: {result.metrics['tokens']:.3g} tokens")
+    money.barh(table["name"], table["usd"] / 1e6, color=_COLOURS[1])
+    money.set(xlabel="MUSD", yticks=[])
+    for axes in (days, money):
+        axes.invert_yaxis()
+    save_figure(figure, written[0])
+    with whole_file(written[1]) as partial:
+        result.table.to_parquet(partial)
+    with whole_file(written[2]) as partial:
+        partial.write_text(json.dumps(result.metrics, indent=2) + "\n")
+    return written

@@ -13,6 +13,7 @@ from moesim.spec.fabric import FabricOptions
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
 from moesim.spec.quantities import GramsPerKilowattHour, Seconds, Usd, UsdPerHour, UsdPerKilowattHour
+from moesim.spec.resilience_scenario import Checkpoint, Failures, Recovery, SimulatedStep
 from moesim.spec.routing import Routing
 from moesim.spec.scenario import Count, Parallelism, Precision
 
@@ -115,4 +116,30 @@ class Plan(Spec):
     compare: tuple[Compared, ...] = ()
     finalists: Annotated[int, Field(ge=0, le=8)] = 2
     runners_up: Count = 5
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class TrainingAlternative(Spec):
+    """One way to train. name: in tables. step: a training scenario. spares: nodes at hand, which cost as others do."""
+
+    name: str
+    step: SimulatedStep
+    spares: Annotated[int, Field(ge=0)] = 0
+
+
+class TrainingPlan(Spec):
+    """A training run planned: days, device-hours, money, energy. See docs/plan.md for a tour of the keys.
+
+    tokens: to train on. failures, recovery, checkpoint: as in docs/resilience.md, for every alternative. economics:
+    prices as in a capacity plan. seeds: runs of each alternative, each with its own failures.
+    """
+
+    description: str = ""
+    tokens: Positive
+    alternatives: Annotated[tuple[TrainingAlternative, ...], Field(min_length=1)]
+    failures: Failures
+    recovery: Recovery
+    checkpoint: Checkpoint
+    economics: Economics = Economics()
+    seeds: Count = 16
     seed: Annotated[int, Field(ge=0)] = 0

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from moesim.errors import InvalidInput
 
-KINDS = ("scenario", "training", "serving", "profile", "model", "sweep", "resilience", "service", "plan", "baseline")
+KINDS = (
+    "scenario",
+    "training",
+    "serving",
+    "profile",
+    "model",
+    "sweep",
+    "resilience",
+    "service",
+    "plan",
+    "training_plan",
+    "baseline",
+)
 
 
 def json_schema(kind: str) -> dict:
@@ -17,6 +29,8 @@ def json_schema(kind: str) -> dict:
         from moesim.spec.serving_scenario import ServingScenario as Schema
     elif kind == "resilience":
         from moesim.spec.resilience_scenario import TrainingRun as Schema
+    elif kind == "training_plan":
+        from moesim.spec.plan_file import TrainingPlan as Schema
     elif kind == "plan":
         from moesim.spec.plan_file import Plan as Schema
     elif kind == "service":

@@ -239,7 +239,7 @@ def _metrics(
         "seeds": len(table),
         "step": {
             "seconds": facts.seconds, "low_s": facts.low_s, "high_s": facts.high_s, "tokens": facts.tokens,
-            "devices": facts.devices, "source": facts.source,
+            "devices": facts.devices, "node_devices": facts.node_devices, "source": facts.source,
         },
         "mtbf_s": saved["mtbf_s"],
         "checkpoint": {
