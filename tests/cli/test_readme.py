@@ -8,7 +8,7 @@ import pytest
 
 README = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
 # Files that only the reader has, and commands that train or measure for minutes (tested where they live).
-NOT_HERE = re.compile(r"mine|my_|my\.txt|path/to|\.jsonl|capture|compare-routers|--local|--measure")
+NOT_HERE = re.compile(r"^plan |mine|my_|my\.txt|path/to|\.jsonl|capture|compare-routers|--local|--measure")
 
 
 def commands():
