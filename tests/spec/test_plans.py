@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-import yaml
 
 from moesim.spec import library
+from moesim.spec.loading import read
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"
 
@@ -16,4 +16,4 @@ def test_a_shipped_plan_agrees_with_the_schema_that_it_names(name):
     jsonschema = pytest.importorskip("jsonschema")
     text = library.find("plan", name).read_text()
     schema = text.split("docs/schema/")[1].split(".json")[0]
-    jsonschema.validate(yaml.safe_load(text), json.loads((SCHEMAS / f"{schema}.json").read_text()))
+    jsonschema.validate(read(library.find("plan", name)).data, json.loads((SCHEMAS / f"{schema}.json").read_text()))
