@@ -128,7 +128,8 @@ def server_of(entry: Entry, assume: Assumptions) -> Server:
         stated=said,
         formats=given,
         precision=precision(given, model, hardware, devices, assume),
-        balanced=bool(occurs(r"perfect (balance|eplb)|balanced routing|force", lower)),
+        # Forced balance knows no routing groups, which keep a token's experts on few nodes: a balancer stands for it.
+        balanced=occurs(r"perfect (balance|eplb)|balanced routing|force", lower) and not _grouped(model),
         redundant=bool(occurs(r"eplb|redundant", lower)) or ep > SERVER,
     )
 
@@ -268,3 +269,8 @@ def _experts(model: MoEModel):
 def occurs(pattern: str, text: str) -> bool:
     """Whether a pattern occurs."""
     return re.search(pattern, text) is not None
+
+
+def _grouped(model: MoEModel) -> bool:
+    experts = _experts(model)
+    return experts is not None and experts.groups > 1

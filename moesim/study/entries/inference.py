@@ -24,7 +24,7 @@ from moesim.spec.assembly import assemble
 from moesim.study.entries import words
 from moesim.study.entries.calibration import age
 from moesim.study.entries.case import Assumptions, Case, NotStated
-from moesim.study.entries.deployment import Server, occurs, server_of
+from moesim.study.entries.deployment import Server, domain, occurs, server_of
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.lengths import Lengths, lengths_of
@@ -34,6 +34,7 @@ from moesim.workload.footprint import kv_bytes
 
 _PRESET = {"sglang": "sglang", "trtllm": "trtllm", "vllm": "vllm"}
 ROUNDS = 3  # requests a slot of a load that keeps its server full
+_LOW_LATENCY_TOKENS = 256  # of a rank, that the buffers of low-latency kernels between nodes are made for
 _ACCEPTANCE = 0.8  # of drafted tokens, where not stated: DeepSeek-V3 reports 85-90 % for the second token
 
 
@@ -242,6 +243,8 @@ def decode_step(
     if sequences is None:
         preset = _PRESET.get(server.stack, "sglang")
         room = capacity(server, preset, Lengths(context, 1))
+        if server.devices > domain(server.hardware):
+            room = min(room, _LOW_LATENCY_TOKENS)
         sequences = room - room % 2 if room > 1 else 1
         assume.note(f"{sequences} sequences a rank")
     work: dict[str, object] = {"kind": "decode", "sequences_per_rank": sequences, "context": context}

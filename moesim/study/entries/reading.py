@@ -102,7 +102,8 @@ def _device_time(case: Case, outcome: Outcome, seconds: float) -> float:
 
 
 def _train_time(case: Case, outcome: Outcome, seconds: float) -> float:
-    return _job_tokens(case) / _tokens(case, outcome) * seconds
+    share = outcome.devices / (case.devices or outcome.devices)
+    return _job_tokens(case) / _tokens(case, outcome) * seconds * share
 
 
 def _seconds(case: Case, outcome: Outcome, seconds: float) -> float:

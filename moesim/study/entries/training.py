@@ -13,6 +13,7 @@ Rules that hold for all entries alike, where a text does not say:
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 
 from moesim.hardware.device import Hardware
@@ -28,6 +29,8 @@ from moesim.study.entries.formats import formats
 from moesim.study.entries.quantity import Quantity
 
 SEQUENCE, PER_DEVICE = 4096, 8
+LARGEST = 2048  # devices of a job that is simulated whole
+OPTIMISED = 13  # steps of a published series of optimisations after which software counts as of April 2026
 # Public recipes, for figures that name a model and a product only. DeepSeek: DeepSeek-V3 report, sections 3 and 4.2;
 # others: NVIDIA-NeMo/Megatron-Bridge, scripts/performance/configs, MXFP8.
 RECIPES: dict[tuple[str, str], str] = {
@@ -64,13 +67,17 @@ def training_case(entry: Entry, quantity: Quantity) -> Case:
     job = job_of(entry, assume)
     document = document_of_job(job, assume)
     family = "balanced" if job.balanced else "routed"
+    years = age(entry.software)
+    if step := re.search(r"optimi[sz]ation step (\d+)", entry.metric.lower()):
+        years = max(0, OPTIMISED - int(step[1])) / 12
+        assume.note(f"step {step[1]} of some {OPTIMISED} optimisations, each ages the software by a month")
     return Case(
         entry.id,
         document,
         quantity,
         f"{job.stack} {recipe_group(job.format)}",
         (*assume.texts, f"{family} routing"),
-        age=age(entry.software),
+        age=years,
         devices=job.devices if quantity.per == "system" else None,
     )
 
@@ -93,7 +100,8 @@ def job_of(entry: Entry, assume: Assumptions) -> Job:
     devices = entry.devices or (words.labelled(recipe, "gpus") if recipe else None)
     if devices is None:
         raise NotStated("states no number of devices")
-    recipe_batch = words.labelled(recipe, "gbs") if recipe and devices == words.labelled(recipe, "gpus") else None
+    known = RECIPES.get((model.name, hardware.name), "") if recipe or stack == "deepseek" else ""
+    recipe_batch = words.labelled(known, "gbs") if devices == words.labelled(known, "gpus") else None
     per_device = words.labelled(text, "per_device_batch(?:_size)?", "batch per device", "pdbs")
     batch = words.labelled(entry.batch, "gbs", "global batch(?: size)?")
     batch = batch or (per_device * devices if per_device else None) or recipe_batch
@@ -132,6 +140,7 @@ def document_of_job(job: Job, assume: Assumptions) -> dict[str, object]:
     tp, pp, cp = said.tp or 1, said.pp or 1, said.cp or 1
     if job.devices % (tp * pp * cp):
         raise NotStated(f"TP{tp} × PP{pp} × CP{cp} does not divide {job.devices} devices")
+    job = _fewer_replicas(job, tp * pp * cp, assume)
     stage = job.devices // pp
     experts = model.layers[model.moe_layers[0]].experts if model.moe_layers else None
     expert_tp = said.etp or 1
@@ -171,6 +180,16 @@ def document_of_job(job: Job, assume: Assumptions) -> dict[str, object]:
     if stack := measured_stack(job.hardware, "trtllm"):
         document["software"] = stack
     return document
+
+
+def _fewer_replicas(job: Job, model_parallel: int, assume: Assumptions) -> Job:
+    """The job on at most `LARGEST` devices: replicas of one model differ in nothing but the length of their rings."""
+    devices, batch = job.devices, job.global_batch
+    while devices > LARGEST and devices % 2 == 0 and batch % 2 == 0 and devices // 2 >= 8 * model_parallel:
+        devices, batch = devices // 2, batch // 2
+    if devices < job.devices:
+        assume.note(f"simulated on {devices} of {job.devices} devices, with as many fewer sequences")
+    return replace(job, devices=devices, global_batch=batch)
 
 
 def _precision(job: Job) -> dict[str, str]:

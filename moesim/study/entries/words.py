@@ -125,7 +125,7 @@ def stack(software: str, source: str = "") -> str | None:
     """
     for text in (software.lower(), source.lower()):
         for pattern, name in (
-            (r"sglang|lmsys|lm-sys", "sglang"),
+            (r"sglang|lmsys|\blm-sys", "sglang"),
             (r"trt|tensorrt|dynamo", "trtllm"),
             (r"vllm", "vllm"),
             (r"tutel", "tutel"),

@@ -4,12 +4,15 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from moesim.errors import MoesimError
 from moesim.study.entries.calibration import Calibration, Factors
 from moesim.study.entries.case import Case, NotStated
-from moesim.study.entries.entry import Entry, read_entries
+from moesim.study.entries.entry import Entry, entry_of, read_entries
 from moesim.study.entries.outcome import Outcome, Runner
-from moesim.study.entries.predict import case_of, converted_share, predict_table
+from moesim.study.entries.predict import case_of, converted_share, predict_entry, predict_table
 from moesim.study.entries.quantity import Quantity
 from moesim.study.entries.reading import read
 from moesim.study.entries.score import rank_correlations, statistics
@@ -128,3 +131,34 @@ def test_order_within_a_source_is_judged_from_five_entries_of_a_unit():
     assert rank_correlations(table) == {("a", "ms"): pytest.approx(0.9)}
     overall = statistics(table).iloc[-1]
     assert (overall["entries"], overall["predicted"], overall["spearman"]) == (8, 8, pytest.approx(0.9))
+
+
+TEXT = st.text(max_size=25) | st.sampled_from(
+    [
+        "H100",
+        "DGX-GB200",
+        "DeepSeek-V3",
+        "Mixtral 8x7B",
+        "TP8",
+        "EP0 TP0",
+        "DEP999",
+        "FP8",
+        "MXFP9",
+        "GBS 0",
+        "1K",
+        "-5",
+    ]
+)
+
+
+@given(st.fixed_dictionaries({name: TEXT for name in Entry.__slots__ if name not in ("id", "devices", "kind")}))
+@settings(max_examples=60)
+def test_whatever_is_written_gets_a_case_or_a_reason(texts):
+    class Nothing(Runner):
+        def run(self, data):
+            raise MoesimError("not run here")
+
+    for kind in ("training", "inference"):
+        found = predict_entry(entry_of(texts | {"kind": kind, "num_devices": texts["batch"]}), Nothing(), Calibration())
+        assert found.reason
+        assert "cannot be converted" not in found.reason
