@@ -39,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 SCENARIOS = ROOT / "scenarios" / "published"
 # What is kept as scenarios: each stack, product and model once or twice.
 _IDS = """
-    dstrain-004 isca-006 dgxc-001 dgxc-002 dgxc-004 dgxc-007 dgxc-012 dgxc-020 mgb-013 mgb-017
+    isca-006 dgxc-001 dgxc-002 dgxc-004 dgxc-007 dgxc-012 dgxc-020 mgb-013 mgb-017
     mbridge-001 mbridge-002 mbridge-005 mbridge-009 mbridge-023 mbridge-024 mbridge-029 mbridge-042 mbridge-043
     mbridge-046 mbridge-057 mbridge-058 mbridge-059 mbridge-060 mbridge-065 mbridge-072 mbridge-073 mbridge-077
     mbridge-081 mbridge-138 mbridge-163 mbridge-168
@@ -194,6 +194,7 @@ def _sources(predicted: pd.DataFrame) -> list[str]:
         median, p90, inside = ("" if value != value else f"{value:.1%}" for value in numbers)
         rank = "" if row["spearman"] != row["spearman"] else f"{row['spearman']:.2f}"
         name = row["source"].replace("|", "/").removeprefix("github ")
+        name = name if len(name) <= 80 else f"{name[:79]}…"
         lines.append(f"| {name} | {row['entries']} | {row['predicted']} | {median} | {p90} | {rank} | {inside} |")
     return lines
 

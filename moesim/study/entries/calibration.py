@@ -65,7 +65,7 @@ class Calibration:
 def age(software: str) -> float | None:
     """Years from a dated release to `REFERENCE`; None where no date is stated."""
     released = words.version(software)
-    return None if released is None else REFERENCE - released
+    return None if released is None else round(REFERENCE - released, 4)
 
 
 @lru_cache(maxsize=4)

@@ -18,9 +18,9 @@ def text_of(data: Mapping[str, object]) -> str:
     """The data as YAML, keys in their order, small mappings on one line."""
     lines = []
     for key, value in data.items():
-        flow = not isinstance(value, str)
-        text = yaml.safe_dump({key: value}, sort_keys=False, width=118, default_flow_style=None if flow else False)
-        if flow and isinstance(value, (dict, list)):
+        nested = isinstance(value, (dict, list))
+        text = yaml.safe_dump({key: value}, sort_keys=False, width=118, default_flow_style=None if nested else False)
+        if nested:
             inline = yaml.safe_dump(value, sort_keys=False, width=10_000, default_flow_style=True).strip()
             if len(key) + 2 + len(inline) <= 118:
                 text = f"{key}: {inline}\n"
