@@ -11,6 +11,7 @@ from moesim.cli.calibrate import calibrate
 from moesim.cli.capture import capture
 from moesim.cli.catalogue import models, profiles
 from moesim.cli.check import check
+from moesim.cli.claims import claims
 from moesim.cli.compare import compare
 from moesim.cli.compare_routers import compare_routers
 from moesim.cli.explain import explain
@@ -58,6 +59,7 @@ for command in (
     calibrate,
     validate,
     check,
+    claims,
     fit_serving,
     schema,
 ):

@@ -25,6 +25,15 @@ def complete_trace(incomplete: str) -> list[str]:
     return _names("trace", incomplete)
 
 
+def complete_claim(incomplete: str) -> list[str]:
+    """Ids of the shipped claims."""
+    from moesim.spec.loading import read
+    from moesim.study.claims.reading import shipped_files
+
+    names = (name for path in shipped_files() for name in read(path).data["claims"])
+    return sorted(name for name in names if name.startswith(incomplete))
+
+
 def complete_schema(incomplete: str) -> list[str]:
     """Kinds of YAML files."""
     from moesim.spec.schema import KINDS

@@ -16,6 +16,7 @@ KINDS = (
     "plan",
     "training_plan",
     "baseline",
+    "claim",
 )
 
 
@@ -43,6 +44,8 @@ def json_schema(kind: str) -> dict:
         from moesim.spec.sweep_file import SweepFile as Schema
     elif kind == "baseline":
         from moesim.spec.baseline_file import BaselineFile as Schema
+    elif kind == "claim":
+        from moesim.spec.claim_file import ClaimFile as Schema
     else:
         raise InvalidInput(f"there is no schema of {kind!r}; write one of {', '.join(KINDS)}")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Schema.model_json_schema()}
