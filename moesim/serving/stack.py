@@ -72,16 +72,15 @@ def kernel_counts(deployment: Deployment) -> Counts:
     top-k, two to align tokens, two products, activation, sum; the tables price 6 of them. Further: 4 passes that
     quantise around dense products, 2 for NVFP4 experts between BF16 ones, 1 for MXFP4 with MXFP8 activations, 6 of MLA
     (4 priced), 4 (5 if quantised) of shared experts, 1 each for query-key norms and output gates, 2 more where such a
-    norm spans heads on several ranks (its statistics before the all-reduce), 3 of linear attention; 4 fewer where FP4
-    experts run fused on Blackwell (TensorRT-LLM's and FlashInfer's fused MoE, all-reduce with norm). Un-absorbed MLA
-    prefill launches 10 more, chunked linear attention 16.
+    norm spans heads on several ranks (its statistics before the all-reduce), 3 of linear attention; 4 fewer where
+    experts run fused on Blackwell, all-reduce with norm (`_fused`). Un-absorbed MLA prefill launches 10 more, chunked
+    linear attention 16.
     """
     model, policy = deployment.model, deployment.precision
     narrow_dense = policy.dense.compute == "fp8"
     fp4 = policy.experts.compute == "fp4"
-    fused = fp4 and "fp4" in deployment.machine.device.peak
     quantised = narrow_dense or fp4
-    n = 16.0 + 4 * narrow_dense - 4 * fused
+    n = 16.0 + 4 * narrow_dense - 4 * _fused(deployment)
     n += 2 * (policy.experts.name == "nvfp4") + (
         policy.expert_activations.name == "mxfp8" and policy.experts.name == "mxfp4"
     )
@@ -89,6 +88,18 @@ def kernel_counts(deployment: Deployment) -> Counts:
     n += 6 * mla + (4 + quantised) * shared + norms + gates + 3 * linear
     n += 2 * _share(model, norm_over_heads) * (deployment.parallelism.tp > 1)
     return Counts(len(model.layers), max(n - 6 - 4 * mla, 0.3), n + 10 * mla + 16 * linear)
+
+
+def _fused(deployment: Deployment) -> bool:
+    """Whether the experts are TensorRT-LLM's fused kernels, by way of FlashInfer in the other stacks.
+
+    FP4 ones are, in every stack. FP8 ones are in SGLang, which takes them and the fused all-reduce on Blackwell by
+    itself; in vLLM of the runs' time they had to be asked for, and TensorRT-LLM runs DeepGEMM's.
+    """
+    if "fp4" not in deployment.machine.device.peak:
+        return False
+    compute = deployment.precision.experts.compute
+    return compute == "fp4" or (compute == "fp8" and (deployment.machine.software or "").startswith("sglang"))
 
 
 def _share(model: MoEModel, has) -> float:

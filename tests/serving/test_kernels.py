@@ -8,9 +8,9 @@ from moesim.serving.stack import kernel_counts
 from moesim.study.serving_rows import Configuration, deployment, profile
 
 
-def server(model="minimax-m2.5", hardware="b200", precision="fp8", gpus=2, **degrees):
+def server(model="minimax-m2.5", hardware="b200", precision="fp8", gpus=2, software="vllm", **degrees):
     return deployment(
-        Configuration(hardware, model, "vllm", precision, gpus, **({"ep": 1, "attention_dp": 1} | degrees))
+        Configuration(hardware, model, software, precision, gpus, **({"ep": 1, "attention_dp": 1} | degrees))
     )
 
 
@@ -63,3 +63,11 @@ def test_counts_of_kernels_follow_the_architecture():
     assert heads.unpriced - alone.unpriced == pytest.approx(2)  # on one rank the norm stays in one kernel
     linear = kernel_counts(server("qwen3.5-397b-a17b"))
     assert linear.eager - linear.unpriced > 2 * (plain.eager - plain.unpriced)
+
+
+def test_fused_experts_launch_fewer_kernels_on_blackwell_alone():
+    def counted(hardware, software):
+        return kernel_counts(server(hardware=hardware, software=software)).unpriced
+
+    assert counted("h200", "sglang") == counted("h200", "vllm") == counted("b200", "vllm")
+    assert counted("b200", "sglang") == counted("b200", "vllm") - 4
