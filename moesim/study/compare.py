@@ -65,6 +65,9 @@ class Comparison:
         }
         return rounded(whole)
 
+    def __repr__(self) -> str:
+        return f"<Comparison of {self.names[0]} and {self.names[1]}>"
+
     def _repr_html_(self) -> str:
         parts = [f"<h4>{self.names[0]} → {self.names[1]}</h4>"]
         return "".join([*parts, *(table.to_html(index=False, na_rep="") for table in self.tables().values())])

@@ -25,6 +25,7 @@ from moesim.spec.model_file import load_model
 from moesim.spec.placing import Site
 from moesim.spec.scenario import Scenario
 from moesim.study.metrics import rounded
+from moesim.study.notebook import small_table
 from moesim.study.place_bench import Bench, Judged
 from moesim.study.place_table import cross_node_bytes, policy_table
 from moesim.study.place_workloads import Workloads, workloads
@@ -47,8 +48,19 @@ class PlacementStudy:
     every: int
     skipped: dict[str, str] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"<PlacementStudy of {len(self.judged)} policies>"
+
     def _repr_html_(self) -> str:
-        return self.table.to_html(index=False)
+        best = self.table.loc[self.table["amortised_step_time_s"].idxmin()]
+        first = self.table.iloc[0]
+        gain = first["amortised_step_time_s"] / best["amortised_step_time_s"] - 1
+        told = [
+            ("learned on", self.workloads.learned.name),
+            ("judged on", self.workloads.judged.name),
+            ("fastest", f"{best['name']}, {gain:.1%} over {first['name']} with re-balancing"),
+        ]
+        return small_table("Placement of experts", told) + self.table.to_html(index=False, float_format="{:.4g}".format)
 
 
 def place(

@@ -15,6 +15,7 @@ from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
 from moesim.spec.training_assembly import is_training
 from moesim.study.metrics import per_step, rounded, step_metrics
+from moesim.study.notebook import step_html
 from moesim.study.offload import offload_metrics, offload_needs, simulate_offload
 from moesim.study.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.routing_facts import dropping_metrics, router_metrics
@@ -37,6 +38,12 @@ class Result:
     step: Step
     timeline: Timeline
     metrics: dict[str, object]
+
+    def __repr__(self) -> str:
+        return f"<Result of {self.metrics['scenario']}>"
+
+    def _repr_html_(self) -> str:
+        return step_html(self.metrics)
 
 
 def run_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Result | TrainingResult:

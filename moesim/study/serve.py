@@ -27,6 +27,7 @@ from moesim.spec.parts import overlap_of
 from moesim.spec.serving_constants import Fitted, load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, assemble_serving
 from moesim.study.metrics import rounded
+from moesim.study.notebook import serving_html
 from moesim.study.scaling import elastic_rule
 from moesim.study.serving_metrics import serving_metrics
 from moesim.workload.footprint import kv_bytes
@@ -41,6 +42,12 @@ class ServeResult:
     table: pd.DataFrame
     run: Run
     costs: tuple[StepCost, ...]
+
+    def __repr__(self) -> str:
+        return f"<ServeResult of {self.metrics['scenario']}>"
+
+    def _repr_html_(self) -> str:
+        return serving_html(self.metrics)
 
 
 def serve_scenario(

@@ -31,6 +31,7 @@ from moesim.spec.serving_constants import load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, serving_assembly
 from moesim.study.lost_rank import measure_lost_rank
 from moesim.study.metrics import rounded
+from moesim.study.notebook import spread_html
 from moesim.study.over_seeds import recorded_failures, spread
 from moesim.study.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.serve import build_fleet, request_table
@@ -48,6 +49,10 @@ class ServiceResult:
     states: pd.DataFrame
     requests: pd.DataFrame
     outages: tuple[Outage, ...]
+
+    def _repr_html_(self) -> str:
+        names = ("goodput_share", "availability", "all_up", "lost_device_hours")
+        return spread_html(str(self.metrics["scenario"]), self.metrics, names) + self.states.to_html(index=False)
 
 
 def simulate_service(

@@ -12,6 +12,7 @@ from moesim.network.fidelity import FIDELITIES
 from moesim.spec.loading import Document
 from moesim.spec.training_assembly import TrainingAssembly, assemble_training, check_memory
 from moesim.study.metrics import rounded
+from moesim.study.notebook import step_html
 from moesim.study.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.training_metrics import training_metrics
 from moesim.workload.training.step import TrainingStep, training_step
@@ -27,6 +28,12 @@ class TrainingResult:
     step: TrainingStep
     timeline: Timeline
     metrics: dict[str, object]
+
+    def __repr__(self) -> str:
+        return f"<TrainingResult of {self.metrics['scenario']}>"
+
+    def _repr_html_(self) -> str:
+        return step_html(self.metrics)
 
 
 def run_training(document: Document, changes: tuple[str, ...] = ()) -> TrainingResult:

@@ -20,6 +20,7 @@ from moesim.spec.assembly import read_scenario
 from moesim.spec.loading import Document
 from moesim.spec.resilience_scenario import TrainingRun
 from moesim.study.metrics import rounded
+from moesim.study.notebook import spread_html
 from moesim.study.over_seeds import KeptSeeds, recorded_failures, spread
 from moesim.study.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.step_facts import StepFacts, step_facts
@@ -38,6 +39,10 @@ class ResilienceResult:
     table: pd.DataFrame
     first: RunLog | None
     curve: pd.DataFrame
+
+    def _repr_html_(self) -> str:
+        names = ("goodput", "availability", "tokens_per_s", "lost_device_hours")
+        return spread_html(str(self.metrics["scenario"]), self.metrics, names)
 
 
 def simulate_runs(

@@ -22,6 +22,7 @@ from moesim.spec.plan_file import Plan
 from moesim.spec.profile import load_profile
 from moesim.spec.serving_constants import load_fitted
 from moesim.study.metrics import rounded
+from moesim.study.notebook import plan_html
 from moesim.study.planning.economics import break_even_tokens, device_usd_per_hour, device_watts
 from moesim.study.planning.finalists import simulate_finalist
 from moesim.study.planning.search import Found, Lengths, mean_lengths, search, usd_per_hour
@@ -50,8 +51,12 @@ class PlanResult:
     compared: pd.DataFrame
     found: bool
 
+    def __repr__(self) -> str:
+        return f"<PlanResult of {self.metrics['plan']}>"
+
     def _repr_html_(self) -> str:
-        return self.candidates.head(self.plan.runners_up + 1).to_html(index=False)
+        first = self.candidates.head(self.plan.runners_up + 1)
+        return plan_html(self.metrics) + first.to_html(index=False, float_format="{:.4g}".format)
 
 
 def make_plan(
