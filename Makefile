@@ -6,7 +6,7 @@ MOESIM := $(BIN)/moesim
 export OMP_NUM_THREADS ?= 1
 export OPENBLAS_NUM_THREADS ?= 1
 
-.PHONY: run test baseline capture bench reports lint clean
+.PHONY: run test baseline capture bench reports examples lint clean
 
 run: .venv/ready
 	$(MOESIM) run quickstart --out out/quickstart
@@ -35,6 +35,12 @@ reports: .venv/ready-lab
 	$(BIN)/python benchmarks/network_scaling.py
 	test ! -d $(MEASUREMENTS) || $(BIN)/python benchmarks/validation_report.py $(MEASUREMENTS) --published $(MEASUREMENTS)/published.yaml
 	test ! -d $(MEASUREMENTS) || $(BIN)/python benchmarks/network_report.py $(MEASUREMENTS)/published.yaml
+
+# The committed example reports: a page, its Markdown and pictures each. The plan takes some minutes.
+examples: .venv/ready-lab
+	$(MOESIM) place deepseek-v3-decode-h100 --policy contiguous,random,greedy,replicate_hot,eplb,affinity,topology_aware \
+		--judge-on python --html reports/placement-deepseek-v3-h100.html --out reports/figures/placement
+	$(MOESIM) plan deepseek-r1 --html reports/plan-deepseek-r1.html --out reports/figures/plan
 
 lint: .venv/ready-lab
 	$(BIN)/ruff format moesim tests benchmarks

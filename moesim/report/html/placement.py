@@ -77,6 +77,10 @@ def _sure(study: PlacementStudy, best: pd.Series, first: pd.Series) -> str:
         against = f" against {format_seconds(first['other_step_time_s'])}" if best["name"] != first["name"] else ""
         name = study.workloads.others[0].name
         told += f"On {name} it takes {format_seconds(best['other_step_time_s'])}{against}. "
+    others = study.table.drop(index=best.name).sort_values("amortised_step_time_s", kind="stable")
+    if len(others):
+        slower = others["amortised_step_time_s"].iloc[0] / best["amortised_step_time_s"] - 1
+        told += f"Next comes {others['name'].iloc[0]}, {slower:.1%} slower. "
     gap = f"{best['gap_to_bound']:.1%}"
     return f"{told}On what it learned from, its hottest rank stays {gap} above the least that is proven possible."
 

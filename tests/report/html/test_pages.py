@@ -94,6 +94,8 @@ def test_a_placement_study_recommends_the_fastest_with_re_balancing(study):
     np.testing.assert_allclose(bars.x, study.table["step_time_s"] * 1e3)
     assert other.name == "on python"
     assert "python" in page.sure
+    second = study.table.sort_values("amortised_step_time_s", kind="stable")["name"].iloc[1]
+    assert f"Next comes {second}, " in page.sure
 
 
 def test_a_plan_shows_every_candidate_that_meets_and_marks_the_cheapest(planned):
