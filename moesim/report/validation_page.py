@@ -83,10 +83,10 @@ def write_validation(
 _BORROWED = """\
 ## Hardware left out, borrowed from its sibling
 
-All parameters come from the sibling (H100 and H200, B200 and GB200, both directions); only datasheet numbers change, and
-the host: what one eager operator takes is the profile's own (`host.launch`), which the floors of host-launched kernels
-on all four, these among them, were fitted to together. Target: median 9 %, P90 28 %. Kernels that the sibling does not
-have are left out.
+All parameters come from the sibling (H100 and H200, B200 and GB200, both directions); only datasheet numbers change,
+and the host: what one eager operator takes is the profile's own (`host.launch`), which the floors of host-launched
+kernels on all four, these among them, were fitted to together. Target: median 9 %, P90 28 %. Kernels that the sibling does
+not have are left out.
 
 """
 _DEFAULTS = """\
