@@ -85,8 +85,8 @@ _BORROWED = """\
 
 All parameters come from the sibling (H100 and H200, B200 and GB200, both directions); only datasheet numbers change,
 and the host: what one eager operator takes is the profile's own (`host.launch`), which the floors of host-launched
-kernels on all four, these among them, were fitted to together. Target: median 9 %, P90 28 %. Kernels that the sibling does
-not have are left out.
+kernels on all four, these among them, were fitted to together. Target: median 9 %, P90 28 %. Kernels that the sibling
+does not have are left out.
 
 """
 _DEFAULTS = """\
