@@ -29,6 +29,7 @@ from moesim.study.entries.formats import formats
 from moesim.study.entries.quantity import Quantity
 
 SEQUENCE, PER_DEVICE = 4096, 8
+PER_DEVICE_OF = {"grok-1": 2}  # NVIDIA/dgxc-benchmarking, grok1: 1,024 sequences on 512 devices
 LARGEST = 2048  # devices of a job that is simulated whole
 OPTIMISED = 13  # steps of a published series of optimisations after which software counts as of April 2026
 # Public recipes, for figures that name a model and a product only. DeepSeek: DeepSeek-V3 report, sections 3 and 4.2;
@@ -40,7 +41,7 @@ RECIPES: dict[tuple[str, str], str] = {
     ("qwen3-235b-a22b", "gb300_nvl72"): "256 GPUs TP1 PP4 VP12 EP32 GBS 8192 MBS 2",
     ("qwen3-235b-a22b", "gb200_nvl72"): "256 GPUs TP1 PP8 VP3 EP32 GBS 8192 MBS 1",
 }
-_RECIPE_FORMAT = {"deepseek": "fp8_block", "megatron": "mxfp8", "maxtext": "bf16"}
+_RECIPE_FORMAT = {"deepseek": "fp8_block", "megatron": "mxfp8", "nemo": "bf16", "maxtext": "bf16"}
 _RECOMPUTED = ("mla_up", "norm", "activation")
 
 
@@ -105,7 +106,8 @@ def job_of(entry: Entry, assume: Assumptions) -> Job:
     per_device = words.labelled(text, "per_device_batch(?:_size)?", "batch per device", "pdbs")
     batch = words.labelled(entry.batch, "gbs", "global batch(?: size)?")
     batch = batch or (per_device * devices if per_device else None) or recipe_batch
-    batch = int(assume.take(batch, PER_DEVICE * devices, "sequences a step:"))
+    each = PER_DEVICE_OF.get(model.name, PER_DEVICE)
+    batch = int(assume.take(batch, each * devices, "sequences a step:"))
     sequence = words.count(entry.input_len)
     lower = f"{entry.model} {entry.note} {entry.parallelism} {entry.metric}".lower()
     return Job(
@@ -119,7 +121,7 @@ def job_of(entry: Entry, assume: Assumptions) -> Job:
         microbatch=words.labelled(entry.batch, "mbs", "micro ?batch(?: size)?") or 1,
         sequence=int(assume.take(sequence, SEQUENCE, "tokens a sequence:")),
         balanced=occurs(r"balanced|random|token-?drop|capacity|dropped", lower.replace("dropless", "")),
-        mtp=not occurs(r"w/o mtp|without mtp|no mtp", lower) and stack in ("megatron", "deepseek"),
+        mtp=not occurs(r"w/o mtp|without mtp|no mtp", lower) and stack in ("megatron", "nemo", "deepseek"),
     )
 
 

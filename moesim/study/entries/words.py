@@ -130,7 +130,8 @@ def stack(software: str, source: str = "") -> str | None:
             (r"vllm", "vllm"),
             (r"tutel", "tutel"),
             (r"maxtext|tpu-recipes", "maxtext"),
-            (r"megatron|nemo|dgxc-benchmarking", "megatron"),
+            (r"^nemo$|dgxc-benchmarking", "nemo"),  # NeMo 2.0, before Megatron-Bridge and its dated containers
+            (r"megatron|nemo", "megatron"),
             (r"deepseek|2505\.09343", "deepseek"),
         ):
             if re.search(pattern, text):
