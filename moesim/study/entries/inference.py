@@ -59,7 +59,7 @@ def inference_case(entry: Entry, quantity: Quantity, runner: Runner) -> Case:
     lengths = lengths_of(entry, assume)
     traffic = traffic_of(entry, server, assume)
     text = f"{entry.metric} {entry.parallelism}".lower()
-    if quantity.what in ("tpot", "ttft") and traffic.sequences is None and traffic.speed is None:
+    if quantity.what in ("tpot", "ttft") and traffic.sequences is None:
         raise NotStated("a latency without the number of requests under way")
     prompts = quantity.side == "input" or "prefill-only" in text
     decoding = bool(occurs(r"\bdecode", text)) or (server.ep > 8 and quantity.what in ("tokens", "speedup"))
