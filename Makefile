@@ -33,6 +33,7 @@ MEASUREMENTS ?= ../shared/measurements
 reports: .venv/ready-lab
 	$(BIN)/python benchmarks/main_job_report.py
 	$(BIN)/python benchmarks/network_scaling.py
+	$(MOESIM) claims --jobs 2 --report reports
 	test ! -d $(MEASUREMENTS) || $(BIN)/python benchmarks/validation_report.py $(MEASUREMENTS) --published $(MEASUREMENTS)/published.yaml
 	test ! -d $(MEASUREMENTS) || $(BIN)/python benchmarks/network_report.py $(MEASUREMENTS)/published.yaml
 

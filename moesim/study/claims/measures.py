@@ -179,6 +179,11 @@ def _batches(trace: RouterTrace, tokens: int) -> np.ndarray:
     )
 
 
+def _hottest(counted: np.ndarray) -> float:
+    """Hottest expert over the mean one, mean over the batches and layers in which any token chose an expert."""
+    return float(loads.max_over_mean(counted[counted.sum(axis=-1) > 0]).mean())
+
+
 def _capacity_figures(counted: np.ndarray, factor: float) -> dict[str, float]:
     """Shares of choices beyond the capacity. dropped: of equal capacities; adaptive: of capacities as large in all that
     follow the mean load of the earlier half, judged on the later half beside equal ones (dropped_later)."""
@@ -262,9 +267,7 @@ def router(
         "utilisation": run.moments.utilisation,
         "max_over_mean": run.moments.max_over_mean,
         "beyond_capacity": float(loads.drop_share(_batches(run.trace, batch_tokens), capacity_factor).mean()),
-        "hottest_in": {
-            name: float(loads.max_over_mean(_batches(run.trace, tokens)).mean()) for name, tokens in seen.items()
-        },
+        "hottest_in": {name: _hottest(_batches(run.trace, tokens)) for name, tokens in seen.items()},
         "step_s": {name.replace("-", "_"): float(row[f"{name}_step_s"]) for name in scenarios},
     }
 

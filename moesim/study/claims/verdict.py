@@ -92,6 +92,8 @@ def _look_up(claim: Claim, point: Point, measured: Mapping[str, Measured], key: 
             told = f"{name}: the run gives no {part!r}{did_you_mean(part, known) or '; there are ' + ', '.join(known)}"
             raise InvalidInput(claim.problem(("figures", key, "formula"), told))
         value = known[part]
+    if value is None:  # not finite where it was measured
+        return math.nan
     if not isinstance(value, (int, float)):
         told = f"{name} is no number but holds {', '.join(value) if isinstance(value, Mapping) else 'nothing'}"
         raise InvalidInput(claim.problem(("figures", key, "formula"), told))
