@@ -41,7 +41,7 @@ RECIPES: dict[tuple[str, str], str] = {
     ("qwen3-235b-a22b", "gb300_nvl72"): "256 GPUs TP1 PP4 VP12 EP32 GBS 8192 MBS 2",
     ("qwen3-235b-a22b", "gb200_nvl72"): "256 GPUs TP1 PP8 VP3 EP32 GBS 8192 MBS 1",
 }
-_RECIPE_FORMAT = {"deepseek": "fp8_block", "megatron": "mxfp8", "nemo": "bf16", "maxtext": "bf16"}
+_RECIPE_FORMAT = {"deepseek": "fp8_block", "megatron": "mxfp8", "maxtext": "bf16"}
 _RECOMPUTED = ("mla_up", "norm", "activation")
 
 
@@ -121,7 +121,7 @@ def job_of(entry: Entry, assume: Assumptions) -> Job:
         microbatch=words.labelled(entry.batch, "mbs", "micro ?batch(?: size)?") or 1,
         sequence=int(assume.take(sequence, SEQUENCE, "tokens a sequence:")),
         balanced=occurs(r"balanced|random|token-?drop|capacity|dropped", lower.replace("dropless", "")),
-        mtp=not occurs(r"w/o mtp|without mtp|no mtp", lower) and stack in ("megatron", "nemo", "deepseek"),
+        mtp=not occurs(r"w/o mtp|without mtp|no mtp", lower) and stack in ("megatron", "deepseek"),
     )
 
 

@@ -130,8 +130,7 @@ def stack(software: str, source: str = "") -> str | None:
             (r"vllm", "vllm"),
             (r"tutel", "tutel"),
             (r"maxtext|tpu-recipes", "maxtext"),
-            (r"^nemo$|dgxc-benchmarking", "nemo"),  # NeMo 2.0, before Megatron-Bridge and its dated containers
-            (r"megatron|nemo", "megatron"),
+            (r"megatron|nemo|dgxc-benchmarking", "megatron"),
             (r"deepseek|2505\.09343", "deepseek"),
         ):
             if re.search(pattern, text):
