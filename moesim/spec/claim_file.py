@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, create_model, model_validator
 
 from moesim.spec.complaints import Wrong
+from moesim.spec.expected import Positive
 from moesim.spec.formula import parse_formula
+from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
+from moesim.spec.scenario import Count
 from moesim.spec.sweep_file import Axis
 
+__all__ = ["Changes", "Claim", "ClaimFile", "Count", "Figure", "Positive", "Run", "Seed", "Share", "measured_by"]
+
+Changes = dict[str, JsonValue]
+Seed = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(gt=0, le=1)]
 UNITS = (
     "",
     "s",
@@ -101,3 +110,12 @@ class ClaimFile(Spec):
 
     description: str = ""
     claims: Annotated[dict[str, Claim], Field(min_length=1)]
+
+
+def measured_by(measures: Mapping[str, Callable]) -> type[ClaimFile]:
+    """The schema of a file whose variables have their values: runs are those of known measures, their keyword-only
+    arguments the keys. Measures live above this floor, so that `ClaimFile` itself takes any."""
+    claim = create_model(
+        "MeasuredClaim", __base__=Claim, runs=(dict[str, kinds(measures)], Field(default_factory=dict))
+    )
+    return create_model("MeasuredClaimFile", __base__=ClaimFile, claims=(dict[str, claim], ...))

@@ -9,29 +9,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pydantic import Field
-
 import moesim
 from moesim.errors import InvalidInput, Problem
 from moesim.spec import claim_file, library
 from moesim.spec.claim_file import ClaimFile, Figure
 from moesim.spec.complaints import did_you_mean
 from moesim.spec.formula import Formula, parse_formula
-from moesim.spec.kinds import Kind, kinds
-from moesim.spec.loading import Document, FieldPath, Spec, read
+from moesim.spec.kinds import Kind
+from moesim.spec.loading import Document, FieldPath, read
 from moesim.study.claims.measures import MEASURES, document_of
 from moesim.study.inputs import Inputs
 
-
-class _Claim(claim_file.Claim):
-    """A claim whose runs are those of known measures."""
-
-    runs: dict[str, kinds(MEASURES)] = Field(default_factory=dict)
-
-
-class _ClaimFile(Spec):
-    description: str = ""
-    claims: dict[str, _Claim]
+_MEASURED = claim_file.measured_by(MEASURES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +151,7 @@ def _runs(
     # The same places in the file, but with values for variables, and only this claim.
     only = replace(document, data={"claims": {name: written | {"runs": filled}}})
     problems = []
-    for run, kind in only.check(_ClaimFile).claims[name].runs.items():
+    for run, kind in only.check(_MEASURED).claims[name].runs.items():
         try:
             yield run, _measurement(kind, document, (*place, run), inputs)
         except InvalidInput as error:
