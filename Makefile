@@ -41,7 +41,7 @@ reports: .venv/ready-lab
 examples: .venv/ready-lab
 	$(MOESIM) place deepseek-v3-decode-h100 --policy contiguous,random,greedy,replicate_hot,eplb,affinity,topology_aware \
 		--judge-on python --html reports/placement-deepseek-v3-h100.html --out reports/figures/placement
-	$(MOESIM) plan deepseek-r1 --html reports/plan-deepseek-r1.html --out reports/figures/plan
+	$(MOESIM) plan deepseek-r1 --each --html reports/plan-deepseek-r1.html --out reports/figures/plan
 
 lint: .venv/ready-lab
 	$(BIN)/ruff format moesim tests benchmarks

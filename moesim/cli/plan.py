@@ -18,6 +18,7 @@ from moesim.cli.output import (
     say,
     write_html,
 )
+from moesim.errors import InvalidInput
 
 UNMET = 1
 
@@ -27,6 +28,9 @@ def plan(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the table and the pictures.")] = None,
     html: HtmlOption = None,
+    each: Annotated[
+        bool, typer.Option("--each", help="Also say what is cheapest on each product alone: one more search each.")
+    ] = False,
     train: Annotated[bool, typer.Option("--train", help="The file plans a training run: days, money, energy.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes.")] = 2,
     change: Annotated[
@@ -38,12 +42,17 @@ def plan(
         check_folder(out)
     check_html(html)
     if train:
+        if html is not None or each:
+            raise InvalidInput("--html and --each show plans for serving; leave them out with --train")
         _train(file, change or (), json, out)
         return
-    from moesim.study.planning.plan import make_plan
+    from moesim.study.metrics import rounded
+    from moesim.study.planning.each_product import cheapest_on_each
+    from moesim.study.planning.plan import make_plan, records
 
     progress = Progress()
     result = make_plan(file, change or (), jobs=jobs, progress=progress)
+    alone = cheapest_on_each(result, jobs=jobs, progress=progress) if each else None
     written = []
     if out is not None:
         from moesim.report.plan import write_plan_report
@@ -54,11 +63,13 @@ def plan(
     if html is not None:
         from moesim.report.html.plan import plan_page
 
-        write_html(plan_page(result), html, written)
+        write_html(plan_page(result, alone), html, written)
     if json:
-        print_json(result.metrics)
+        print_json(result.metrics | ({} if alone is None else {"each_product": rounded(records(alone))}))
     else:
         _print(result.metrics)
+        if alone is not None:
+            _print_each(records(alone))
     if not result.found:
         raise typer.Exit(UNMET)
 
@@ -149,6 +160,19 @@ def _print(metrics: dict) -> None:
     ]  # fmt: skip
     print_table(rows, header=("plan", "USD/h", "USD/M out", "TTFT", "TPOT", "a server less"), right=(1, 2, 3, 4))
     _print_studies(metrics)
+
+
+def _print_each(rows: list[dict]) -> None:
+    say()
+    table = [
+        (row["product"].partition(",")[0], *(("", "", row["closest"]) if row["closest"] else _bill(row)))
+        for row in rows
+    ]
+    print_table(table, header=("on each product alone", "USD/h", "USD/M out", "servers, or the closest"), right=(1, 2))
+
+
+def _bill(row: dict) -> tuple[str, str, str]:
+    return f"{row['usd_per_hour']:,.2f}", f"{row['usd_per_million_output_tokens']:.3g}", _servers(row)
 
 
 def _print_studies(metrics: dict) -> None:

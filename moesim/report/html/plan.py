@@ -18,23 +18,27 @@ from moesim.study.planning.economics import device_usd_per_hour, device_watts
 from moesim.study.planning.plan import PlanResult
 from moesim.units import format_seconds
 
-_MOST_ROWS = 30  # of the table of candidates; the plot has all
+_MOST_ROWS = 15  # of the table of candidates; the plot has all
 
 
-def plan_page(result: PlanResult) -> Page:
-    """What to rent or buy for a load, what comes next to it, what binds, and what would help."""
+def plan_page(result: PlanResult, each: pd.DataFrame | None = None) -> Page:
+    """What to rent or buy for a load, what comes next to it, what binds, and what would help.
+
+    each: `moesim.study.planning.each_product.cheapest_on_each`, where it was asked for.
+    """
     metrics, plan = result.metrics, result.plan
     return Page(
         title=f"Capacity plan: {metrics['plan']}",
         asked=_asked(metrics),
-        answer=_answer(metrics),
+        answer=_answer(metrics) + _beside(each),
         sure=_sure(metrics),
         why=_why(result),
         headline=tuple(_headline(metrics)),
         sections=(
             *_recommended(metrics),
-            *_frontier(result),
-            *_costs(result),
+            *(() if each is None else (_each(each),)),
+            *_frontier(_meeting(result, each)),
+            *_costs(result, _meeting(result, each)),
             *_sensitivity(result),
             *_finalists(metrics),
             *_compared(metrics),
@@ -76,6 +80,20 @@ def _answer(metrics: dict) -> str:
         other = metrics["runners_up"][0]
         told += f" Next come {servers(other)} at {other['usd_per_hour'] / best['usd_per_hour'] - 1:+.1%} cost."
     return told
+
+
+def _beside(each: pd.DataFrame | None) -> str:
+    """What the best of each other product costs."""
+    if each is None or "usd_per_hour" not in each:
+        return ""
+    least = each["usd_per_hour"].min()
+    told = [
+        f"{row.product.partition(',')[0]} "
+        + (f"{row.usd_per_hour / least:.2f} × as much" if not row.closest else "cannot")
+        for row in each.itertuples()
+        if row.usd_per_hour != least
+    ]
+    return f" On one product alone: {', '.join(told)}." if told else ""
 
 
 def _sure(metrics: dict) -> str:
@@ -154,9 +172,22 @@ def _row(row: dict) -> dict:
     }
 
 
-def _frontier(result: PlanResult) -> Iterator[Section]:
+def _each(each: pd.DataFrame) -> Section:
+    """The cheapest on each product alone, against the cheapest of all."""
+    least = each["usd_per_hour"].min() if "usd_per_hour" in each else np.nan
+    rows = []
+    for row in each.replace({np.nan: None}).to_dict("records"):
+        first = {"product": row["product"].partition(",")[0]}
+        if row["closest"]:
+            rows.append(first | {"plan": "nothing meets the objectives", "a server less": f"closest: {row['closest']}"})
+        else:
+            rows.append(first | _row(row) | {"of the cheapest": f"{row['usd_per_hour'] / least:.2f} ×"})
+    told = "A search of each product by itself, so that a dear one shows its own best."
+    return Section("On each product alone", told, table=pd.DataFrame(rows).astype(object).fillna("–"))
+
+
+def _frontier(table: pd.DataFrame) -> Iterator[Section]:
     """Every candidate that meets the objectives, a colour a product, the frontier joined."""
-    table = _meeting(result)
     if table.empty:
         return
     drawn = plots.figure(legend={"orientation": "h", "y": -0.15})
@@ -172,8 +203,7 @@ def _frontier(result: PlanResult) -> Iterator[Section]:
     yield Section("Throughput of a device against speed for a user", told, drawn, height=520)
 
 
-def _costs(result: PlanResult) -> Iterator[Section]:
-    table = _meeting(result)
+def _costs(result: PlanResult, table: pd.DataFrame) -> Iterator[Section]:
     if table.empty:
         return
     drawn = plots.figure(legend={"orientation": "h", "y": -0.15})
@@ -182,16 +212,23 @@ def _costs(result: PlanResult) -> Iterator[Section]:
     drawn.add_vline(x=result.plan.slo.tpot * 1e3, line=slo, annotation_text="SLO")
     drawn.update_xaxes(title=f"TPOT of {result.plan.slo.percentile:g} % of requests, ms")
     drawn.update_yaxes(title="USD a million output tokens", rangemode="tozero")
-    rows = [
-        _row(row) for row in table.drop_duplicates("label").head(_MOST_ROWS).replace({np.nan: None}).to_dict("records")
-    ]
+    layouts = table[~table["label"].str.rpartition(", ")[0].duplicated()].head(_MOST_ROWS)
+    rows = [_row(row) for row in layouts.replace({np.nan: None}).to_dict("records")]
     told = "The cheapest of each layout; all candidates are in the plot."
     yield Section("Cost against speed", told, drawn, pd.DataFrame(rows), height=460)
 
 
-def _meeting(result: PlanResult) -> pd.DataFrame:
+def _meeting(result: PlanResult, each: pd.DataFrame | None) -> pd.DataFrame:
+    """Candidates that meet the objectives, cheapest first, with the best of each product alone."""
     table = result.candidates
-    return table[table["meets"]] if len(table) else table
+    table = table[table["meets"]] if len(table) else table
+    if each is None or table.empty:
+        return table
+    alone = each[(each["closest"] == "") & ~each["label"].isin(table["label"])]
+    whole = (
+        pd.concat([table, alone[table.columns].astype(table.dtypes).assign(efficient=False)]) if len(alone) else table
+    )
+    return whole.sort_values("usd_per_hour", kind="stable")
 
 
 def _points(drawn, table: pd.DataFrame, across: str, up: str) -> None:
@@ -252,6 +289,10 @@ def _cell(name: str, value: object) -> str:
         return "–"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if name == "gain":
+        return f"{value:+.1%}"
+    if isinstance(value, (int, float)) and name.endswith("over_mean"):
+        return f"{value:.2f} ×"
     if isinstance(value, float):
         return format_seconds(value) if name.endswith("_s") else f"{value:.4g}"
     return str(value).splitlines()[0]
@@ -283,11 +324,9 @@ def _dropped(metrics: dict) -> Section:
 
 
 def _products(result: PlanResult) -> Section:
-    """Price and power of each product, and the cheapest that was found on it."""
+    """What a device of each product costs and draws."""
     economics, rows = result.plan.economics, []
     for hardware in _profiles(result):
-        meeting = _meeting(result)
-        best = meeting[meeting["hardware"] == hardware.name].head(1) if len(meeting) else meeting
         watts = device_watts(hardware, economics)
         rows.append(
             {
@@ -295,12 +334,9 @@ def _products(result: PlanResult) -> Section:
                 "USD/h a device": f"{device_usd_per_hour(hardware, economics):.3g}",
                 "paid by": "owning" if hardware.name in economics.own else "renting",
                 "W a device": "–" if np.isnan(watts) else f"{watts:,.0f}",
-                "cheapest found": servers(best.iloc[0].to_dict()) if len(best) else "none below the runners-up",
-                "its USD/h": f"{best['usd_per_hour'].iloc[0]:,.2f}" if len(best) else "–",
             }
         )
-    told = "The search ends when no bound is below the last runner-up, so that a dear product may show no plan."
-    return Section("Products", told, table=pd.DataFrame(rows))
+    return Section("Assumptions: prices and power", table=pd.DataFrame(rows))
 
 
 def _profiles(result: PlanResult):

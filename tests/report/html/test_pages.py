@@ -1,6 +1,7 @@
 """What the reports say and draw is what the studies found."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from moesim.report.html.comparison import comparison_page, number
@@ -108,8 +109,19 @@ def test_a_plan_shows_every_candidate_that_meets_and_marks_the_cheapest(planned)
     assert star.x[0] == meeting["tokens_per_s_per_user"].iloc[0]
     low, high = planned.metrics["intervals"]["tpot"]
     assert f"{low:.2f} to {high:.2f} ×" in page.sure
-    table = next(section.table for section in page.sections if section.heading.startswith("Products"))
-    assert table["its USD/h"].tolist() == [f"{best['usd_per_hour']:,.2f}"]
+    table = next(section.table for section in page.sections if section.heading.endswith("prices and power"))
+    assert table["USD/h a device"].tolist() == [f"{best['usd_per_hour'] / best['devices']:.3g}"]
+
+
+def test_a_plan_shows_the_best_of_each_product_alone(planned):
+    best = planned.candidates.iloc[0].to_dict() | {"product": "H100, HGX", "closest": ""}
+    other = {"product": "H200, HGX", "closest": "8 × h200: TPOT 2 ×"}
+    page = plan_page(planned, pd.DataFrame([best, other]))
+    assert page.answer.endswith("On one product alone: H200 cannot.")
+    table = next(section.table for section in page.sections if section.heading == "On each product alone")
+    assert table["product"].tolist() == ["H100", "H200"]
+    assert table["of the cheapest"].tolist() == ["1.00 ×", "–"]
+    assert table["a server less"].iloc[1] == "closest: 8 × h200: TPOT 2 ×"
 
 
 def test_a_plan_that_nothing_meets_says_how_close_one_gets(unmet):
