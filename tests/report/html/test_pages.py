@@ -109,6 +109,7 @@ def test_a_plan_shows_every_candidate_that_meets_and_marks_the_cheapest(planned)
     assert star.x[0] == meeting["tokens_per_s_per_user"].iloc[0]
     low, high = planned.metrics["intervals"]["tpot"]
     assert f"{low:.2f} to {high:.2f} ×" in page.sure
+    assert "nobody measured" not in page.sure
     table = next(section.table for section in page.sections if section.heading.endswith("prices and power"))
     assert table["USD/h a device"].tolist() == [f"{best['usd_per_hour'] / best['devices']:.3g}"]
 
