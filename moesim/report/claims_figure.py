@@ -16,16 +16,16 @@ _UNITS = {"share": "%", "x": "×", "s": "seconds", "B": "bytes", "B/s": "bytes/s
 
 
 def draw_claim(decided: Decided):
-    """A matplotlib figure of a claim whose grid has more than one point, one panel a deciding figure (at most three);
-    None for the others.
+    """A matplotlib figure of a claim whose grid has more than one point, one panel a deciding figure that varies (at
+    most three); None for the others.
 
     Lines over the numeric variable with most steps, one for each combination of the others; bars without such a
     variable. The band is what is claimed.
     """
-    conditions = {key: figure for key, figure in decided.conditions.items() if _drawable(decided, key)}
-    if len(decided.rows) < 2 or not conditions:
+    drawable = [item for item in decided.conditions.items() if _drawable(decided, item[0])]
+    shown = [item for item in drawable if _varies(decided, item[0])][:3] or drawable[:1]
+    if len(decided.rows) < 2 or not shown:
         return None
-    shown = list(conditions.items())[:3]
     figure, panels = new_figure(4.4 * len(shown), 2.9, len(shown))
     main = main_step(decided.claim)
     for axes, (key, each) in zip(panels, shown, strict=True):
@@ -40,6 +40,10 @@ def draw_claim(decided: Decided):
 
 def _drawable(decided: Decided, key: str) -> bool:
     return any(math.isfinite(row[key]) for row in decided.rows)
+
+
+def _varies(decided: Decided, key: str) -> bool:
+    return len({row[key] for row in decided.rows if math.isfinite(row[key])}) > 1
 
 
 def _scale(figure: Figure) -> float:

@@ -125,10 +125,10 @@ def _boundary(claim: Claim, rows: Sequence[Mapping], met: Mapping[str, Sequence[
         known = [each for each in column if each is not None]
         where = ALL if all(known) else NONE if not any(known) else _where(claim, rows, column)
         told.setdefault(where, []).append(claim.figures[key][0].label or key.replace("_", " "))
-    parts = [f"so: {', '.join(told.pop(ALL))}"] if ALL in told else []
+    parts = [f"said of {', '.join(told.pop(ALL))}"] if ALL in told else []
     never = told.pop(NONE, [])
     parts += [f"{', '.join(labels)}: {where}" for where, labels in told.items()]
-    parts += [f"not so: {', '.join(never)}"] if never else []
+    parts += [f"not of {', '.join(never)}"] if never else []
     return "; ".join(parts)
 
 

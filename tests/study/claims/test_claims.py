@@ -59,7 +59,7 @@ def test_several_conditions_are_told_one_by_one(tmp_path):
     text = (GRID % "most: 1000").replace(
         "figures: {", "figures: {other: {formula: batch - 9, least: 0, label: the other}, "
     )
-    assert decided(tmp_path, text).when == "so: figure; not so: the other"
+    assert decided(tmp_path, text).when == "said of figure; not of the other"
 
 
 def test_what_does_not_fit_decides_nothing_but_fits(tmp_path):
@@ -81,6 +81,17 @@ claims:
 def test_a_claim_may_be_undecidable(tmp_path):
     found = decided(tmp_path, "claims: {c: {says: Something., undecidable: nobody measured it}}")
     assert (found.verdict, found.reason) == (OPEN, "nobody measured it")
+
+
+def test_a_claim_stays_open_where_a_package_is_missing(tmp_path, monkeypatch):
+    def measure(place, *, values):
+        raise ModuleNotFoundError(name="torch")
+
+    monkeypatch.setitem(running.MEASURES, "arithmetic", measure)
+    found = decided(tmp_path, (GRID % "least: 1").replace("batch * factor", "stated.limit"))
+    assert found.verdict == OPEN
+    assert found.reason.endswith("needs torch; pip install 'moesim[lab]'")
+    assert not list((tmp_path / "out" / "measurements").glob("*.json"))  # so that it is measured once it can be
 
 
 @pytest.mark.parametrize(
