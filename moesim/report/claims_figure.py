@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from moesim.report.canvas import new_figure
 from moesim.spec.claim_file import Figure
+from moesim.study.claims.boundary import main_step
 from moesim.study.claims.table import label
-from moesim.study.claims.verdict import Decided, main_step
+from moesim.study.claims.verdict import Decided
 from moesim.study.claims.words import amount
 
 _CLAIMED = "#d7a300"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,9 @@ def _answers(missing: list[Measurement], jobs: int) -> Iterable[tuple[str, Measu
         yield from map(measure, missing)
         return
     try:
-        with executor(None, jobs) as execute:
+        with warnings.catch_warnings(), executor(None, jobs) as execute:
+            # joblib replaces processes whose memory grew; what they were about to do is done by the next.
+            warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
             yield from execute(measure, missing)
     except WorkerDied:
         told = "a process died (out of memory?); the others' results are kept, so give the command again with --jobs 1"

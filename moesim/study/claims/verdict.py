@@ -1,25 +1,24 @@
 """What the figures say of a claim: it holds, holds only when something is so, does not hold, or stays open.
 
 Every figure with a bound is a condition, looked at in every point of the claim's grid. Where it is met everywhere the
-claim holds, where nowhere it does not; in between, the boundary is where the grid's steps change from met to not met.
+claim holds, where nowhere it does not; in between, `moesim.study.claims.boundary` tells where.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moesim.errors import InvalidInput
 from moesim.spec.claim_file import Figure
 from moesim.spec.complaints import did_you_mean
+from moesim.study.claims.boundary import boundary
 from moesim.study.claims.reading import Claim, Point
 from moesim.study.claims.running import Measured
 from moesim.study.claims.words import amount
 
 HOLDS, ONLY_WHEN, FAILS, OPEN = "holds", "holds only when", "does not hold", "not decidable here"
-ALL, NONE = "all", "none"
 VERDICTS = (HOLDS, ONLY_WHEN, FAILS, OPEN)
 
 
@@ -55,12 +54,7 @@ def decide(claim: Claim, measured: Mapping[str, Measured]) -> Decided:
         return Decided(claim, HOLDS, "", reason, rows)
     if not any(known):
         return Decided(claim, FAILS, "", reason, rows)
-    return Decided(claim, ONLY_WHEN, _boundary(claim, rows, met), reason, rows)
-
-
-def met_in(figure: Figure, value: object) -> bool | None:
-    """Whether a value is what the claim says; None where it is unknown."""
-    return _met(figure, value)
+    return Decided(claim, ONLY_WHEN, boundary(claim, rows, met), reason, rows)
 
 
 def _met(figure: Figure, value: float) -> bool | None:
@@ -115,79 +109,3 @@ def _unfit(claim: Claim, measured: Mapping[str, Measured]) -> str:
 
 def _named(claim: Claim, values: Mapping[str, object]) -> str:
     return " ".join(f"{name} {amount(values[name])}" for name in claim.steps)
-
-
-def _boundary(claim: Claim, rows: Sequence[Mapping], met: Mapping[str, Sequence[bool | None]]) -> str:
-    if len(met) == 1:
-        return _where(claim, rows, next(iter(met.values())))
-    told: dict[str, list[str]] = {}
-    for key, column in met.items():
-        known = [each for each in column if each is not None]
-        where = ALL if all(known) else NONE if not any(known) else _where(claim, rows, column)
-        told.setdefault(where, []).append(claim.figures[key][0].label or key.replace("_", " "))
-    parts = [f"said of {', '.join(told.pop(ALL))}"] if ALL in told else []
-    never = told.pop(NONE, [])
-    parts += [f"{', '.join(labels)}: {where}" for where, labels in told.items()]
-    parts += [f"not of {', '.join(never)}"] if never else []
-    return "; ".join(parts)
-
-
-def _where(claim: Claim, rows: Sequence[Mapping], column: Sequence[bool | None]) -> str:
-    """Where a condition is met, in words: along the numeric variable with most steps, for each of the others' steps."""
-    main = main_step(claim)
-    others = [name for name in claim.steps if name != main]
-    told: dict[str, list[str]] = {}
-    order = sorted(
-        range(len(rows)), key=lambda i: [list(map(str, claim.steps[n])).index(str(rows[i][n])) for n in others]
-    )
-    for step, indices in itertools.groupby(order, key=lambda i: tuple(amount(rows[i][name]) for name in others)):
-        indices = [index for index in indices if column[index] is not None]
-        if not indices:
-            continue
-        text = (
-            _along(main, [(rows[i][main], column[i]) for i in indices])
-            if main
-            else ("so" if column[indices[0]] else "")
-        )
-        if text:
-            told.setdefault(text, []).append(", ".join(step))
-    if not main:
-        return f"{others[0]} is {' or '.join(told.get('so', ()))}"
-    if not others:
-        return " and ".join(told)
-    return "; ".join(f"{', '.join(steps)}: {text}" for text, steps in told.items())
-
-
-def main_step(claim: Claim) -> str:
-    """The numeric variable with most steps, along which boundaries are told and pictures drawn; "" without one."""
-    numeric = {name: len(values) for name, values in claim.steps.items() if all(_is_number(value) for value in values)}
-    numeric = {name: count for name, count in numeric.items() if count > 1}
-    return max(numeric, key=numeric.get) if numeric else ""
-
-
-def _along(name: str, steps: Iterable[tuple[float, bool]]) -> str:
-    """Ranges of a variable in which a condition is met; "" for none."""
-    steps = sorted(steps)
-    name = name.replace("_", " ")
-    texts, position = [], 0
-    for ok, run in itertools.groupby(steps, key=lambda step: step[1]):
-        run = list(run)
-        first, last = position, position + len(run) - 1
-        position += len(run)
-        if not ok:
-            continue
-        low, high = amount(run[0][0]), amount(run[-1][0])
-        if first == 0 and last == len(steps) - 1:
-            texts.append(f"any {name}")
-        elif first == 0:
-            texts.append(f"{name} ≤ {high} (no more at {amount(steps[last + 1][0])})")
-        elif last == len(steps) - 1:
-            texts.append(f"{name} ≥ {low} (not yet at {amount(steps[first - 1][0])})")
-        else:
-            between = f"{amount(steps[first - 1][0])} or {amount(steps[last + 1][0])}"
-            texts.append(f"{name} {low if low == high else f'{low}–{high}'} (not at {between})")
-    return " or ".join(texts)
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)

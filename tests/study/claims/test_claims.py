@@ -48,6 +48,8 @@ def test_a_claim_that_is_met_nowhere_does_not(tmp_path):
         ("least: 2, most: 4", "A: batch 2–4 (not at 1 or 8)"),
         ("least: 8, most: 10", "A: batch ≥ 8 (not yet at 4); B: batch ≤ 1 (no more at 2)"),
         ("most: 10", "A: any batch; B: batch ≤ 1 (no more at 2)"),
+        ("most: 5", "A: batch ≤ 4 (no more at 8, crossing near 5)"),
+        ("least: 3, most: 5", "A: batch 4 (not at 2, crossing near 3 or 8, crossing near 5)"),
     ],
 )
 def test_the_boundary_is_where_the_steps_change(tmp_path, bounds, when):
