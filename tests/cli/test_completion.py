@@ -22,7 +22,7 @@ def offered(moesim, monkeypatch):
     [
         ("moesim run quick", {"quickstart"}),
         ("moesim sweep serving-qwen3", {"serving-qwen3-h100-bursty"}),
-        ("moesim compare quickstart mixtral-8", {"mixtral-8x7b-h100"}),
+        ("moesim compare quickstart mixtral-8x7b-h", {"mixtral-8x7b-h100"}),
         ("moesim profiles gb200", {"gb200_nvl72"}),
         ("moesim models gpt-oss", {"gpt-oss-120b", "gpt-oss-20b"}),
         ("moesim trace mixtral", {"mixtral-miniature"}),

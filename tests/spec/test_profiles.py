@@ -88,7 +88,7 @@ def test_the_json_schema_accepts_what_the_loader_accepts(name):
 
 def test_published_figures_are_read_exactly():
     gb200, h100, v5p, b200 = (load_profile(n) for n in ("gb200_nvl72", "h100", "tpu_v5p", "b200"))
-    assert gb200.device.peak == {"bf16": 2.5e15, "fp8": 5e15, "fp4": 1e16, "int8": 5e15}
+    assert gb200.device.peak == {"fp32": 8e13, "bf16": 2.5e15, "fp8": 5e15, "fp4": 1e16, "int8": 5e15}
     assert gb200.topology["link"].bytes_per_s == 9e11
     assert h100.device.hbm_bytes == 81559 * 2**20
     assert h100.topology["scale_out"].nic.bytes_per_s == 5e10
