@@ -173,6 +173,19 @@ def test_an_interrupted_run_goes_on(tmp_path, monkeypatch):
     assert decide(claims[0], found).when == "model is deepseek-v3"
 
 
+def test_what_shows_only_when_it_runs_is_named_and_the_rest_is_kept(tmp_path):
+    path = tmp_path / "claims.yaml"
+    path.write_text(
+        "claims:\n  c:\n    says: Chips are fast.\n    over: [{devices: [3, 4]}]\n"
+        "    runs: {chip: {kind: hardware, hardware: tpu_v5p, devices: $devices}}\n"
+        "    figures: {rate: {formula: chip.injection_bytes_per_s, least: 1}}\n"
+    )
+    with pytest.raises(InvalidInput, match="offers no 3 chips") as error:
+        measure_all(read_claims([path]), tmp_path / "out")
+    assert [(p.file, p.line, p.field) for p in error.value.problems] == [(str(path), 5, "claims.c.runs.chip")]
+    assert len(list((tmp_path / "out" / "measurements").glob("*.json"))) == 1
+
+
 def test_a_file_that_is_not_whole_is_measured_again(tmp_path):
     path = tmp_path / "claims.yaml"
     path.write_text(GRID % "least: 1")
