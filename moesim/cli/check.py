@@ -81,7 +81,7 @@ def _forms(wanted: list[str]) -> list[tuple[str, Path | None]]:
 def _report(result, forms: list[tuple[str, Path | None]], since: str) -> None:
     from moesim.report.check_formats import FORMATS
     from moesim.study.changed_lines import places
-    from moesim.study.files import whole_file
+    from moesim.study.results.files import whole_file
 
     located = places(result, since)
     for name, file in forms:

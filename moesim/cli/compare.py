@@ -56,7 +56,7 @@ def compare(
 
 def _write(found, folder: Path) -> list[Path]:
     from moesim.report.compare_figure import draw_comparison
-    from moesim.study.files import whole_file
+    from moesim.study.results.files import whole_file
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "comparison.png"]

@@ -35,7 +35,7 @@ def offload(
     from moesim.spec.assembly import assemble, read_scenario
     from moesim.study.metrics import rounded
     from moesim.study.offload import compare_policies
-    from moesim.study.record import SCHEMA_VERSION, scenario_hash
+    from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
     from moesim.workload.offload.caches import CACHES
     from moesim.workload.offload.prefetch import PREFETCHES
 

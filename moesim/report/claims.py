@@ -12,7 +12,7 @@ from moesim.report.canvas import save_figure
 from moesim.report.claims_figure import draw_claim
 from moesim.study.claims.table import columns_of, counts, figures_of
 from moesim.study.claims.verdict import FAILS, HOLDS, ONLY_WHEN, OPEN, Decided
-from moesim.study.files import whole_file
+from moesim.study.results.files import whole_file
 
 _COLOURS = {HOLDS: "#2e7d32", ONLY_WHEN: "#b26a00", FAILS: "#b3261e", OPEN: "#5f6368"}
 _TITLE = "What is said of MoE systems, put to the test"

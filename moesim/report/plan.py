@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 
 from moesim.report.canvas import new_figure, save_figure
-from moesim.study.files import whole_file
 from moesim.study.planning.plan import PlanResult
 from moesim.study.planning.training_plan import TrainingPlanResult
+from moesim.study.results.files import whole_file
 
 _COLOURS = ("#2f5d8a", "#c4572e", "#6aa84f", "#8a6fb0", "#e0a030", "#b03a48")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim.report.canvas import new_figure, save_figure
 from moesim.resilience.process import STATES, RunLog
-from moesim.study.files import whole_file
+from moesim.study.results.files import whole_file
 from moesim.study.training_runs import ResilienceResult
 
 COLOURS = {

@@ -14,7 +14,7 @@ from moesim.spec import library
 from moesim.spec.assembly import read_scenario
 from moesim.spec.baseline_file import LAYOUT
 from moesim.spec.loading import Document, read
-from moesim.study.files import whole_file
+from moesim.study.results.files import whole_file
 from moesim.study.scenarios import kind_of
 from moesim.study.validate import sample_tables
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from moesim.study.check import Check, Finding
-from moesim.study.inputs import Inputs
+from moesim.study.results.inputs import Inputs
 
 Place = tuple[str, int]
 _HUNK = re.compile(r"@@ -\S+ \+(\d+)")

@@ -13,7 +13,7 @@ from moesim.spec import library
 from moesim.spec.assembly import plain_value, read_scenario
 from moesim.spec.loading import Document, parse, read
 from moesim.spec.sweep_file import SweepFile
-from moesim.study.inputs import Inputs
+from moesim.study.results.inputs import Inputs
 from moesim.study.scenarios import kind_of
 
 Axes = Sequence[Mapping[str, Sequence[object]]]

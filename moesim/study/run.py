@@ -15,9 +15,9 @@ from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
 from moesim.spec.training_assembly import is_training
 from moesim.study.metrics import per_step, rounded, step_metrics
-from moesim.study.notebook import step_html
 from moesim.study.offload import offload_metrics, offload_needs, simulate_offload
-from moesim.study.record import SCHEMA_VERSION, scenario_hash
+from moesim.study.results.notebook import step_html
+from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.routing_facts import dropping_metrics, router_metrics
 from moesim.study.speculative import speculative_metrics
 from moesim.study.train import TrainingResult, run_training

@@ -31,9 +31,9 @@ from moesim.spec.serving_constants import load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, serving_assembly
 from moesim.study.lost_rank import measure_lost_rank
 from moesim.study.metrics import rounded
-from moesim.study.notebook import spread_html
 from moesim.study.over_seeds import recorded_failures, spread
-from moesim.study.record import SCHEMA_VERSION, scenario_hash
+from moesim.study.results.notebook import spread_html
+from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.serve import build_fleet, request_table
 
 _SERVED_STATES = 6  # of the most frequent ones; the rest together is reported as not served

@@ -11,7 +11,7 @@ from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.requests import STATUSES
 from moesim.spec.serving_constants import Fitted
 from moesim.spec.serving_scenario import ServingAssembly
-from moesim.study.record import SCHEMA_VERSION, scenario_hash
+from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
 
 PERCENTILES = (50, 90, 95, 99)
 

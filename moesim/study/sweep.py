@@ -1,7 +1,7 @@
 """Sweeps: every scenario of a grid, each result kept as soon as it is there, so that a stopped sweep goes on.
 
 The results lie in a folder, one Parquet file a run, named by the hash of everything that the run depends on
-(`moesim.study.inputs.Inputs.content_hash`) and put in place whole. Only the process that sweeps writes them: workers of
+(`moesim.study.results.inputs.Inputs.content_hash`) and put in place whole. Only the process that sweeps writes them: workers of
 a cluster need neither the folder nor a shared disk. Whatever is there is not run again, whoever put it there: the same
 sweep before it was stopped, a shard of it, or another sweep with some scenarios in common.
 """
@@ -18,8 +18,8 @@ import pandas as pd
 
 import moesim
 from moesim.errors import InvalidInput, Problem
-from moesim.study.files import whole_file
 from moesim.study.grid import Axes, Grid, Point, as_text, read_grid
+from moesim.study.results.files import whole_file
 from moesim.study.scenarios import Attempt, attempt
 from moesim.study.schedulers import Executor, WorkerDied, executor
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from moesim.report.html.page import Page, Section
-from moesim.study.files import whole_file
+from moesim.study.results.files import whole_file
 
 MOST_BYTES = 6_000_000
 _POLICY = (

@@ -106,7 +106,7 @@ MEASURES: dict[str, Measure] = {
 
 
 def document_of(kind: str, written: Mapping[str, object], file: str) -> Document:
-    """What a run stands on, as a document whose named files `moesim.study.inputs.Inputs` finds.
+    """What a run stands on, as a document whose named files `moesim.study.results.inputs.Inputs` finds.
 
     A scenario is checked here, so that a wrong field is told before anything runs. Raises InvalidInput.
     """

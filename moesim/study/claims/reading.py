@@ -18,7 +18,7 @@ from moesim.spec.formula import Formula, parse_formula
 from moesim.spec.kinds import Kind
 from moesim.spec.loading import Document, FieldPath, read
 from moesim.study.claims.measures import MEASURES, document_of
-from moesim.study.inputs import Inputs
+from moesim.study.results.inputs import Inputs
 
 _MEASURED = claim_file.measured_by(MEASURES)
 

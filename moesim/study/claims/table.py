@@ -9,7 +9,7 @@ import moesim
 from moesim.study.claims.verdict import VERDICTS, Decided
 from moesim.study.claims.words import amount, claimed, span, told
 from moesim.study.metrics import rounded
-from moesim.study.record import SCHEMA_VERSION
+from moesim.study.results.record import SCHEMA_VERSION
 
 
 def counts(decided: Sequence[Decided]) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """Results show themselves in a notebook."""
 
-from moesim.study.notebook import plan_html, serving_html, small_table, spread_html
+from moesim.study.results.notebook import plan_html, serving_html, small_table, spread_html
 from moesim.study.run import run_scenario
 from moesim.study.serve import serve_scenario
 
