@@ -66,7 +66,7 @@ def test_health_of_10_m_token_layers_takes_10_s(benchmark):
 def test_examining_a_large_trace_stays_under_600_mb_of_anonymous_memory(large):
     """In a process of its own; pages of the mapped file are not anonymous. Prints how long it takes."""
     program = (
-        "import sys; from moesim.study.trace_health import examine; examine(sys.argv[1]);"
+        "import sys; from moesim.study.inspection.trace_health import examine; examine(sys.argv[1]);"
         "print(max(int(line.split()[1]) for line in open('/proc/self/status') if line.startswith('RssAnon')))"
     )
     began = time.perf_counter()

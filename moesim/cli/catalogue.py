@@ -20,7 +20,7 @@ def models(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List models: parameters, KV bytes and FLOPs per token beside the published figures."""
-    from moesim.study.catalogue_models import models_table
+    from moesim.study.inspection.models import models_table
 
     table = models_table(names or None)
     if json:
@@ -84,7 +84,7 @@ def profiles(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """List hardware profiles, show one, or draw its topology."""
-    from moesim.study.catalogue_profiles import profile_sheet, profiles_table
+    from moesim.study.inspection.profiles import profile_sheet, profiles_table
 
     if name is None and (plot or devices):
         raise InvalidInput("name the profile to draw, e.g. moesim profiles gb200_nvl72 --plot topology.png")
@@ -138,7 +138,7 @@ def _draw(name: str, devices: int | None, path: Path) -> None:
     from moesim.hardware.fabrics import build_cluster
     from moesim.report.topology_figure import draw_topology
     from moesim.spec.profile import load_profile
-    from moesim.study.catalogue_profiles import drawn_devices
+    from moesim.study.inspection.profiles import drawn_devices
 
     hardware = load_profile(name)
     cluster = build_cluster(hardware, devices or drawn_devices(hardware))

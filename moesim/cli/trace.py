@@ -23,7 +23,7 @@ def trace(
 ) -> None:
     """Judge the health of router traces: balance, collapse, locality, layer dependence, drift."""
     from moesim.spec import library
-    from moesim.study.trace_health import comparison_as_json, examine, health_as_json
+    from moesim.study.inspection.trace_health import comparison_as_json, examine, health_as_json
 
     seen = [examine(library.find("trace", name)) for name in traces]
     if out is not None:
@@ -71,7 +71,7 @@ def _print_health(seen) -> None:
 
 
 def _print_comparison(seen) -> None:
-    from moesim.study.trace_health import comparison
+    from moesim.study.inspection.trace_health import comparison
 
     table = comparison(seen).set_index("trace").T
     print_table(

@@ -10,7 +10,7 @@ import numpy as np
 from moesim.report.canvas import new_figure, save_figure
 from moesim.report.figures import draw_expert_load
 from moesim.routing.health import Health
-from moesim.study.trace_health import load_correlations
+from moesim.study.inspection.trace_health import load_correlations
 
 _COLOURS = ("#2f5d8a", "#c4572e", "#2e7d4f", "#8e4585", "#e0a030", "#455a64", "#5b8db8", "#b03060")
 

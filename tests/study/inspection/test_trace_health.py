@@ -9,7 +9,7 @@ from moesim.errors import InvalidInput
 from moesim.report.trace_figures import write_trace_report
 from moesim.routing.latent import Geometry, LatentModel, draw
 from moesim.routing.trace import RouterTrace, encode_gates, write_trace
-from moesim.study import trace_health
+from moesim.study.inspection import trace_health
 
 
 @pytest.fixture

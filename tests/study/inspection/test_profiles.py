@@ -5,7 +5,7 @@ import pytest
 from moesim.errors import InvalidInput
 from moesim.spec import library
 from moesim.spec.profile import load_profile
-from moesim.study.catalogue_profiles import drawn_devices, profile_sheet, profiles_table
+from moesim.study.inspection.profiles import drawn_devices, profile_sheet, profiles_table
 
 
 def test_one_row_a_profile_with_units_in_the_names():

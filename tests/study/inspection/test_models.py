@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from moesim.study.catalogue_models import models_table
+from moesim.study.inspection.models import models_table
 
 # Published totals that are rounded, or count something else, by the model's own note: no model can come within 1 %.
 ROUNDED = {
