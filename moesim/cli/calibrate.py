@@ -37,7 +37,7 @@ def calibrate(
     from moesim.spec import library
     from moesim.spec.profile import load_profile
     from moesim.study import calibrate as study
-    from moesim.study.tables import read_table
+    from moesim.study.validation.tables import read_table
 
     path = library.find("hardware", hardware, field="hardware")
     profile = load_profile(path)

@@ -32,7 +32,7 @@ def pareto(
     """Sweep the load of a serving scenario: tokens/s a device against tokens/s a user."""
     from moesim.study.pareto import crossover, measured_points
     from moesim.study.pareto import pareto as sweep
-    from moesim.study.tables import read_table
+    from moesim.study.validation.tables import read_table
 
     loads = _numbers(concurrency)
     show = Progress()

@@ -35,7 +35,7 @@ from moesim.cost.fitting import (
 from moesim.cost.launch import host_part, operator_seconds
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Device, Hardware
-from moesim.study.tables import families_of, table_kind, unusable
+from moesim.study.validation.tables import families_of, table_kind, unusable
 
 # Measured times this many times above or below the stated defaults, in the median, are not in seconds: host-bound
 # kernels reach 65x, and the usual mistake, milliseconds, 1,000x.

@@ -18,8 +18,8 @@ from moesim.spec.profile import load_profile
 from moesim.study.baseline import read_baseline
 from moesim.study.metrics import rounded
 from moesim.study.scenarios import attempt, figure
-from moesim.study.tables import read_table
 from moesim.study.validate import predict_table, sample_tables, statistics
+from moesim.study.validation.tables import read_table
 
 VERDICTS = ("regression", "drift", "ok")  # a regression blocks; a drift is reported
 _ERRORS = ("median_ape", "p90_ape", "refused")

@@ -18,7 +18,7 @@ from moesim.cost.fitting import Family, groups_of
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
-from moesim.study.tables import families_of, table_kind, unusable
+from moesim.study.validation.tables import families_of, table_kind, unusable
 
 MEASURED = "latency_s"
 ADDED = ("predicted_s", "low_s", "high_s", "note", "reason")

@@ -8,8 +8,8 @@ import pytest
 from moesim.report.validation_page import write_validation
 from moesim.spec.profile import load_profile
 from moesim.study.evidence import errors, judged
-from moesim.study.tables import read_table
 from moesim.study.validate import predict_table, sample_tables
+from moesim.study.validation.tables import read_table
 
 FIGURE = {
     "id": "one", "source": "a page", "kind": "kernel", "hardware": "H100", "precision": "bf16", "software": "any",
