@@ -19,7 +19,7 @@ from moesim.hardware.fabrics import build_cluster
 from moesim.network.collectives import all_to_all
 from moesim.network.routes import build_network
 from moesim.spec.profile import load_profile
-from moesim.study.published_exchanges import published_exchanges
+from moesim.study.validation.kernels.published_exchanges import published_exchanges
 
 FABRICS = {
     "8 GPUs behind NVLink switches": ("h100", 8, {}),

@@ -20,7 +20,7 @@ from moesim.errors import InvalidInput
 from moesim.report.validation_page import SIBLINGS, write_validation
 from moesim.spec import library
 from moesim.spec.profile import load_profile
-from moesim.study.calibrate import calibrate, calibration_block, launch_of, write_calibration
+from moesim.study.validation.kernels.calibrate import calibrate, calibration_block, launch_of, write_calibration
 from moesim.study.validation.tables import read_table
 
 SOURCE = "measured by NVIDIA, published with AIConfigurator 0.12.0 (Apache-2.0)"

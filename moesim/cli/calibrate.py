@@ -36,7 +36,7 @@ def calibrate(
         raise InvalidInput("say what to fit: moesim calibrate TABLE… --hardware NAME, or --measure OUT.yaml")
     from moesim.spec import library
     from moesim.spec.profile import load_profile
-    from moesim.study import calibrate as study
+    from moesim.study.validation.kernels import calibrate as study
     from moesim.study.validation.tables import read_table
 
     path = library.find("hardware", hardware, field="hardware")

@@ -11,8 +11,8 @@ import pandas as pd
 
 from moesim.hardware.device import Hardware
 from moesim.report.validation_figures import draw_predicted_against_measured, draw_residuals_by_size
-from moesim.study.evidence import errors, judged
-from moesim.study.published import published_kernels
+from moesim.study.validation.kernels.evidence import errors, judged
+from moesim.study.validation.kernels.published import published_kernels
 
 # Devices of one generation, each measured: what one predicts of the other stands for hardware that nobody measured.
 SIBLINGS = {"h100": "h200", "h200": "h100", "b200": "gb200_nvl72", "gb200_nvl72": "b200"}
@@ -55,7 +55,7 @@ def write_validation(
     """Write ``validation.md`` and its figures into a folder; returns the page.
 
     evidence: `Calibration.rows` of all tables and hardware, one after another. figures: published figures, as
-    `moesim.study.published` reads them, may be empty. lookup: profiles by name.
+    `moesim.study.validation.kernels.published` reads them, may be empty. lookup: profiles by name.
     """
     folder = Path(folder)
     (folder / "figures").mkdir(parents=True, exist_ok=True)

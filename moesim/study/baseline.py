@@ -16,7 +16,7 @@ from moesim.spec.baseline_file import LAYOUT
 from moesim.spec.loading import Document, read
 from moesim.study.results.files import whole_file
 from moesim.study.scenarios import kind_of
-from moesim.study.validate import sample_tables
+from moesim.study.validation.kernels.validate import sample_tables
 
 _HEADER = (
     "# What `moesim check` compares with. `moesim check FILE --update` writes it anew: notes stay, comments do not.\n"

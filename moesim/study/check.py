@@ -18,7 +18,7 @@ from moesim.spec.profile import load_profile
 from moesim.study.baseline import read_baseline
 from moesim.study.metrics import rounded
 from moesim.study.scenarios import attempt, figure
-from moesim.study.validate import predict_table, sample_tables, statistics
+from moesim.study.validation.kernels.validate import predict_table, sample_tables, statistics
 from moesim.study.validation.tables import read_table
 
 VERDICTS = ("regression", "drift", "ok")  # a regression blocks; a drift is reported

@@ -18,7 +18,7 @@ from moesim.cost.fitting import Family, Fit, cross_validate, fit, with_held_out
 from moesim.cost.gemm import GEMM
 from moesim.hardware.device import Device, Hardware
 from moesim.spec.profile import load_profile
-from moesim.study.calibrate import calibration_block, write_calibration
+from moesim.study.validation.kernels.calibrate import calibration_block, write_calibration
 
 if TYPE_CHECKING:
     from moesim.lab.microbench import Tables

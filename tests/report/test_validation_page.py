@@ -7,8 +7,8 @@ import pytest
 
 from moesim.report.validation_page import write_validation
 from moesim.spec.profile import load_profile
-from moesim.study.evidence import errors, judged
-from moesim.study.validate import predict_table, sample_tables
+from moesim.study.validation.kernels.evidence import errors, judged
+from moesim.study.validation.kernels.validate import predict_table, sample_tables
 from moesim.study.validation.tables import read_table
 
 FIGURE = {

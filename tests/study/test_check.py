@@ -20,7 +20,7 @@ from moesim.study.changed_lines import places
 from moesim.study.check import check, regressions
 from moesim.study.run import scenario_hash
 from moesim.study.scenarios import attempt
-from moesim.study.validate import sample_tables
+from moesim.study.validation.kernels.validate import sample_tables
 
 ROOT = Path(__file__).parents[2]
 SCENARIO = "mixtral-8x7b-h100"

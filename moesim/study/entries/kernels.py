@@ -9,8 +9,8 @@ import pandas as pd
 
 from moesim.hardware.device import Hardware
 from moesim.study.entries.entry import Entry
-from moesim.study.published import published_kernels
-from moesim.study.published_exchanges import published_exchanges
+from moesim.study.validation.kernels.published import published_kernels
+from moesim.study.validation.kernels.published_exchanges import published_exchanges
 
 _RATES = ("TFLOP", "GB/s", "TB/s")
 

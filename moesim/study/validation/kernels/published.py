@@ -12,7 +12,7 @@ from moesim.cost.calibration import answer, machine_for
 from moesim.cost.gemm import GEMM
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
-from moesim.study.validate import predict_table
+from moesim.study.validation.kernels.validate import predict_table
 
 # Free text of published figures -> profile, dtype of the tables
 _HARDWARE = {

@@ -13,7 +13,7 @@ from moesim.cost.fitting import default_fit
 from moesim.cost.gemm import GEMM
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device, Hardware, Host
-from moesim.study.validate import ADDED, predict_table, statistics
+from moesim.study.validation.kernels.validate import ADDED, predict_table, statistics
 from moesim.study.validation.tables import read_table
 
 DEVICE = Device("toy", "gpu", {"bf16": 1e15, "fp8": 2e15}, 80e9, 4e12, 100)

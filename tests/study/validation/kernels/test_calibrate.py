@@ -11,7 +11,7 @@ from moesim.cost.fitting import default_fit
 from moesim.cost.gemm import GEMM, predict
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device, Hardware, Host
-from moesim.study.calibrate import calibrate, calibration_block, write_calibration
+from moesim.study.validation.kernels.calibrate import calibrate, calibration_block, write_calibration
 
 DEVICE = Device("toy", "gpu", {"bf16": 1e15, "fp8": 2e15}, 80e9, 4e12, 100)
 TOY = Hardware("toy", "toy", DEVICE, Host(None, None, None), {})

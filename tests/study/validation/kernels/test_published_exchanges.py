@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moesim.spec.profile import load_profile
-from moesim.study.published_exchanges import even_copies, published_exchanges
+from moesim.study.validation.kernels.published_exchanges import even_copies, published_exchanges
 
 FIGURE = {
     "id": "x-1", "source": "a README", "kind": "collective", "hardware": "H800 + CX7", "num_devices": 16,
