@@ -14,7 +14,7 @@ import pandas as pd
 
 from moesim.report.serving_figures import draw_predictions
 from moesim.spec.serving_constants import load_fitted
-from moesim.study.validate_serving import chosen_by_prediction, predict_serving, serving_statistics
+from moesim.study.validation.serving.validate import chosen_by_prediction, predict_serving, serving_statistics
 
 ROOT = Path(__file__).parent.parent
 SUMMARY = {

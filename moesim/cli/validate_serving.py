@@ -18,7 +18,7 @@ _NUMBERS = tuple(
 def validate_serving(path: Path, *, out: Path | None, by: tuple[str, ...], json: bool) -> None:
     """Predict the rows of a serving table, write them to `out`, and say how good they are. Resumable: finished
     configurations stay in the user's cache folder."""
-    from moesim.study.validate_serving import chosen_by_prediction, predict_serving, serving_statistics
+    from moesim.study.validation.serving.validate import chosen_by_prediction, predict_serving, serving_statistics
     from moesim.study.validation.tables import read_table
 
     show = Progress()
@@ -64,7 +64,7 @@ def fit_serving(
     from datetime import date
 
     from moesim.spec.serving_constants import SHIPPED, fitted_text
-    from moesim.study.judge_serving import fit_serving as fit
+    from moesim.study.validation.serving.judge import fit_serving as fit
     from moesim.study.validation.tables import read_table
 
     show = Progress()

@@ -12,7 +12,7 @@ few tokens. Ageing: published runs of one configuration became faster from image
 
 Experts are priced by their bytes and FLOPs where steps only decode, and by the mean of that and of their calibrated
 kernels where prompts take part: neither alone predicts runs of unseen models as well (docs/serving.md). Constants are
-fitted to published serving runs by `moesim.study.fit_serving`.
+fitted to published serving runs by `moesim.study.validation.serving.fit`.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from moesim.errors import InvalidInput, Problem
 from moesim.spec.assembly import read_scenario
 from moesim.spec.model_file import TWIN
 from moesim.study.serve import serve_scenario
-from moesim.study.serving_rows import REQUESTS_PER_SLOT, stack_of
+from moesim.study.validation.serving.rows import REQUESTS_PER_SLOT, stack_of
 
 # formats of experts -> what tables of runs call them
 _PRECISIONS = {"nvfp4": "fp4", "mxfp4": "fp4", "fp8_block": "fp8", "mxfp8": "fp8"}

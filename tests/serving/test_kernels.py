@@ -5,7 +5,7 @@ import pytest
 
 from moesim.serving.kernels import TOKENS, UNPACK_BYTES_PER_S, kernel_tables
 from moesim.serving.stack import kernel_counts
-from moesim.study.serving_rows import Configuration, deployment, profile
+from moesim.study.validation.serving.rows import Configuration, deployment, profile
 
 
 def server(model="minimax-m2.5", hardware="b200", precision="fp8", gpus=2, software="vllm", **degrees):

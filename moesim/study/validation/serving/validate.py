@@ -1,6 +1,6 @@
 """Judge serving predictions by measured closed-loop runs: predict TTFT and TPOT of every row of a table.
 
-Predictions come from the columns that describe a run (`moesim.study.serving_rows`); measured columns may be absent and
+Predictions come from the columns that describe a run (`moesim.study.validation.serving.rows`); measured columns may be absent and
 never have an influence. Rows of one configuration share their kernel tables; finished configurations are kept in a
 folder, so that an interrupted validation goes on where it stopped.
 """
@@ -27,7 +27,16 @@ from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.memory import kv_capacity
 from moesim.serving.stack import Constants, Counts, StackSteps, kernel_counts
 from moesim.spec.serving_constants import Fitted, load_fitted
-from moesim.study.serving_rows import COLUMNS, Configuration, ServingRow, deployment, load, policy, read_row, stack_of
+from moesim.study.validation.serving.rows import (
+    COLUMNS,
+    Configuration,
+    ServingRow,
+    deployment,
+    load,
+    policy,
+    read_row,
+    stack_of,
+)
 from moesim.workload.deployment import Deployment
 
 MEASURED = ("ttft_s", "tpot_s")

@@ -1,7 +1,7 @@
 """Fit the constants of serving stacks to measured closed-loop runs.
 
 Few parameters: each has one value for all stacks and, where stacks differ by nature, a deviation a stack that is drawn
-towards zero (ridge on log deviations). Loss: soft L1 of log errors. `moesim.study.judge_serving` says how good a fit is
+towards zero (ridge on log deviations). Loss: soft L1 of log errors. `moesim.study.validation.serving.judge` says how good a fit is
 on what it has not seen.
 """
 
@@ -13,9 +13,9 @@ import numpy as np
 
 from moesim.serving.effects import Effects
 from moesim.serving.stack import Constants, combine
-from moesim.study.fit_effects import row_factors
-from moesim.study.serving_runs import SHAPE, STACKS, Runs
-from moesim.study.validate_serving import scored
+from moesim.study.validation.serving.fit_effects import row_factors
+from moesim.study.validation.serving.runs import SHAPE, STACKS, Runs
+from moesim.study.validation.serving.validate import scored
 
 LOSS_SCALE = 0.1  # log error from which the loss grows linearly
 TTFT_WEIGHT = 0.4  # repeats of a run differ by 4 % (median) in TTFT and 0.8 % in TPOT

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from moesim.serving.effects import FEATURES, Effects, features, group_name, image_name, slope_name
-from moesim.study.serving_rows import stack_of
+from moesim.study.validation.serving.rows import stack_of
 
 LEVEL_SPREAD = 0.1  # standard deviation (log) of a group, and of an image about its group
 SLOPE_SPREAD = 0.06  # of a slope, per scale of its feature

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moesim.study.validate_serving import ADDED, chosen_by_prediction, predict_serving, serving_statistics
+from moesim.study.validation.serving.validate import ADDED, chosen_by_prediction, predict_serving, serving_statistics
 
-MEASURED = Path(__file__).parents[3] / "shared" / "measurements" / "serving.parquet"
+MEASURED = Path(__file__).parents[5] / "shared" / "measurements" / "serving.parquet"
 ROW = {
     "hardware": "h200", "model": "gpt-oss-120b", "software": "vllm", "precision": "fp4", "input_len": 1024,
     "output_len": 256, "concurrency": 4, "gpus": 2, "ep": 1, "attention_dp": 1, "client": "inferencex",

@@ -4,10 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moesim.study.fit_effects import LEVEL_SPREAD, fit_effects, row_factors
-from moesim.study.fit_serving import PARAMETERS, constants_of, errors, fit, predicted, start
-from moesim.study.judge_serving import folds, held_out, interval, summary
-from moesim.study.serving_runs import STACKS, build_runs
+from moesim.study.validation.serving.fit import PARAMETERS, constants_of, errors, fit, predicted, start
+from moesim.study.validation.serving.fit_effects import LEVEL_SPREAD, fit_effects, row_factors
+from moesim.study.validation.serving.judge import folds, held_out, interval, summary
+from moesim.study.validation.serving.runs import STACKS, build_runs
 
 ROW = {
     "hardware": "h200", "model": "gpt-oss-120b", "software": "vllm", "image": "a", "precision": "fp4",
@@ -39,8 +39,8 @@ def test_a_fit_explains_runs_that_constants_can_explain(runs):
 
 
 def test_condensed_runs_have_the_times_of_the_simulation(runs):
-    from moesim.study.serving_rows import read_row
-    from moesim.study.validate_serving import build_server, predict_row
+    from moesim.study.validation.serving.rows import read_row
+    from moesim.study.validation.serving.validate import build_server, predict_row
 
     row = read_row(ROW | {"concurrency": 16})
     simulated = predict_row(row, build_server(row.configuration), constants_of(start())["vllm"])
