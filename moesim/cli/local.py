@@ -17,7 +17,7 @@ def measure_machine(out: Path, *, device: str | None = None, json: bool = False)
     """Measure this machine, write its profile, and say what was found."""
     _need_torch()
     from moesim.lab.place import this_machine
-    from moesim.study.local import measure_profile
+    from moesim.study.validation.closed_loop.loop import measure_profile
 
     with _resumable():
         hardware = measure_profile(out, place=this_machine(device), progress=Progress())
@@ -42,7 +42,7 @@ def validate_local(
     """Measure this machine unless a profile of it is given, predict expert-parallel passes, run them, compare."""
     _need_torch()
     from moesim.lab.place import this_machine
-    from moesim.study import local as study
+    from moesim.study.validation.closed_loop import loop as study
 
     with _resumable():
         found = study.validate_local(folder, profile=profile, place=this_machine(device), progress=Progress())

@@ -34,7 +34,7 @@ from moesim.placement.traffic import LayerTraffic, layer_traffic
 from moesim.routing.trace import RouterTrace, open_trace
 from moesim.spec import library as shelf
 from moesim.spec.profile import load_profile
-from moesim.study.local_profile import write_profile
+from moesim.study.validation.closed_loop.profile import write_profile
 from moesim.workload.emitter import Emitter
 
 if TYPE_CHECKING:

@@ -23,7 +23,7 @@ from moesim.lab.microbench import Collective, Memory, Product, RoutedExperts
 from moesim.lab.place import Place
 from moesim.network.routes import build_network
 from moesim.spec.profile import load_profile
-from moesim.study import local
+from moesim.study.validation.closed_loop import loop as local
 
 PLACE = Place("cpu", 2, cache_bytes=32e6)
 TRUE = Device("true", "cpu", {"fp32": 100e9}, 16e9, 20e9, 1, 32e6, 2e9)
