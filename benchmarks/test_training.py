@@ -14,7 +14,7 @@ STEP_S, STEP_BYTES = 30.0, 4e9
 
 RUN = """
 import time
-from moesim.study.run import run_scenario
+from moesim.study.step.run import run_scenario
 begin = time.process_time()
 run_scenario("deepseek-v3-training-h800")
 print(time.process_time() - begin)

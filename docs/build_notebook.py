@@ -18,7 +18,7 @@ CELLS = (
 Every command of `moesim` is a function that returns a value with `metrics` (what `--json` prints) and tables as
 pandas DataFrames. At the end of a cell a result shows itself.""",
     """
-from moesim.study.run import run_scenario
+from moesim.study.step.run import run_scenario
 
 result = run_scenario("quickstart")
 result""",

@@ -46,9 +46,9 @@ def plan(
             raise InvalidInput("--html and --each show plans for serving; leave them out with --train")
         _train(file, change or (), json, out)
         return
-    from moesim.study.metrics import rounded
     from moesim.study.planning.each_product import cheapest_on_each
     from moesim.study.planning.plan import make_plan, records
+    from moesim.study.step.metrics import rounded
 
     progress = Progress()
     result = make_plan(file, change or (), jobs=jobs, progress=progress)

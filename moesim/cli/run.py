@@ -35,7 +35,7 @@ def run(
     """Simulate one step of a scenario and print what it takes and why."""
     from moesim.spec.assembly import read_scenario
     from moesim.spec.training_assembly import is_training
-    from moesim.study.run import run_scenario
+    from moesim.study.step.run import run_scenario
 
     if links and out is None:
         raise InvalidInput("--links needs --out DIR to write its pictures to")
@@ -156,7 +156,7 @@ def _print_speculative(found: dict) -> None:
 
 
 def _print_links(result) -> None:
-    from moesim.study.links import hottest_links, link_load
+    from moesim.study.step.links import hottest_links, link_load
 
     deployment = result.assembly.deployment
     found = link_load(deployment, result.timeline, result.step.rounds)

@@ -101,8 +101,8 @@ def _draw(table, grid, metric: str, path: Path) -> None:
 
 def _object(table, grid) -> dict[str, object]:
     import moesim
-    from moesim.study.metrics import rounded
     from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
+    from moesim.study.step.metrics import rounded
 
     return {
         "schema_version": SCHEMA_VERSION,

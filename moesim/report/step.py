@@ -10,9 +10,9 @@ from moesim.network.transfer import Transfer
 from moesim.report.figures import draw_breakdown, draw_expert_load, draw_layer_timeline, draw_traffic
 from moesim.report.perfetto import write_chrome_trace
 from moesim.report.topology_figure import draw_topology
-from moesim.study.links import bottleneck, hottest_links, link_load, traffic_matrix
-from moesim.study.metrics import expert_load
-from moesim.study.run import Result
+from moesim.study.step.links import bottleneck, hottest_links, link_load, traffic_matrix
+from moesim.study.step.metrics import expert_load
+from moesim.study.step.run import Result
 
 
 def write_step_report(result: Result, folder: str | Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 from moesim.engine.timeline import Timeline, Track
 from moesim.report.canvas import new_figure, save_figure
 from moesim.report.perfetto import write_chrome_trace
-from moesim.study.train import TrainingResult
+from moesim.study.step.train import TrainingResult
 
 COLOURS = {
     "forward": "#2f5d8a",

@@ -11,7 +11,7 @@ import pandas as pd
 from moesim.model.architecture import Layer, MoEModel
 from moesim.spec.assembly import assemble, read_scenario
 from moesim.spec.model_file import load_model
-from moesim.study.run import run_assembly
+from moesim.study.step.run import run_assembly
 
 if TYPE_CHECKING:
     from moesim.lab.compare import RouterRun

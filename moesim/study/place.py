@@ -24,12 +24,12 @@ from moesim.spec.loading import Document
 from moesim.spec.model_file import load_model
 from moesim.spec.placing import Site
 from moesim.spec.scenario import Scenario
-from moesim.study.metrics import rounded
 from moesim.study.place_bench import Bench, Judged
 from moesim.study.place_table import cross_node_bytes, policy_table
 from moesim.study.place_workloads import Workloads, workloads
 from moesim.study.results.notebook import small_table
 from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
+from moesim.study.step.metrics import rounded
 
 Progress = Callable[[str, int, int], None]
 

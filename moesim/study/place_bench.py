@@ -18,7 +18,7 @@ from moesim.spec.loading import Document
 from moesim.spec.placing import Site, place_experts
 from moesim.study.migration import Migration, migration
 from moesim.study.place_workloads import Workload, Workloads
-from moesim.study.run import Result, run_assembly
+from moesim.study.step.run import Result, run_assembly
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 import pandas as pd
 
 from moesim.placement.optimum import simple_bound
-from moesim.study.links import traffic_matrix
-from moesim.study.metrics import expert_load
 from moesim.study.place_bench import Judged
-from moesim.study.run import Result
+from moesim.study.step.links import traffic_matrix
+from moesim.study.step.metrics import expert_load
+from moesim.study.step.run import Result
 
 
 def policy_table(judged: Sequence[Judged], every: int) -> pd.DataFrame:

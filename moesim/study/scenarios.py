@@ -13,7 +13,7 @@ from moesim.spec.resilience_scenario import ServiceRun, TrainingRun
 from moesim.spec.scenario import Scenario
 from moesim.spec.serving_scenario import ServingScenario, serving_assembly
 from moesim.spec.training_scenario import TrainingScenario
-from moesim.study.run import run_assembly
+from moesim.study.step.run import run_assembly
 
 
 class Outcome(Protocol):
@@ -39,7 +39,7 @@ def _run_step(document: Document, changes: tuple[str, ...]) -> Outcome:
 
 
 def _run_training(document: Document, changes: tuple[str, ...]) -> Outcome:
-    from moesim.study.train import run_training
+    from moesim.study.step.train import run_training
 
     return run_training(document, changes)
 

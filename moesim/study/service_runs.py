@@ -30,11 +30,11 @@ from moesim.spec.resilience_scenario import ServiceRun
 from moesim.spec.serving_constants import load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, serving_assembly
 from moesim.study.lost_rank import measure_lost_rank
-from moesim.study.metrics import rounded
 from moesim.study.over_seeds import recorded_failures, spread
 from moesim.study.results.notebook import spread_html
 from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.serve import build_fleet, request_table
+from moesim.study.step.metrics import rounded
 
 _SERVED_STATES = 6  # of the most frequent ones; the rest together is reported as not served
 _FAILURE_AT = 1 / 3  # of the time over which requests arrive

@@ -49,7 +49,7 @@ def test_a_sweep_is_a_table_in_the_order_of_the_grid(tmp_path):
 
 
 def test_a_run_of_a_sweep_is_that_of_run(tmp_path):
-    from moesim.study.run import run_scenario
+    from moesim.study.step.run import run_scenario
 
     key = sweep(SCENARIO, {"seed": [5]}, folder=tmp_path, jobs=1)["key"][0]
     assert json.loads(read_run(tmp_path, key)["metrics"]) == run_scenario(SCENARIO, ["seed=5"]).metrics

@@ -7,7 +7,7 @@ import pytest
 
 from moesim.engine.simulate import simulate
 from moesim.network.coflow import rates
-from moesim.study.links import link_load
+from moesim.study.step.links import link_load
 from moesim.workload.inference import Step, inference_step
 from moesim.workload.overlap import OVERLAPS
 from moesim.workload.parts import LayerParts, Piece

@@ -14,9 +14,9 @@ from moesim.report.html.page import Figure, Page, Section
 from moesim.report.html.words import assumptions, between, provenance, sentence, source
 from moesim.report.step import shown_layer
 from moesim.study.compare import waiting_by_kind
-from moesim.study.links import LinkLoad, bottleneck, hottest_links, link_load, traffic_matrix
-from moesim.study.metrics import expert_load
-from moesim.study.run import Result
+from moesim.study.step.links import LinkLoad, bottleneck, hottest_links, link_load, traffic_matrix
+from moesim.study.step.metrics import expert_load
+from moesim.study.step.run import Result
 from moesim.units import format_bytes, format_seconds
 
 _MOST_RANKS = 160  # of a traffic matrix by rank; beyond, by server

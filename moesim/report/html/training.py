@@ -7,7 +7,7 @@ from moesim.report.html.page import Figure, Page, Section
 from moesim.report.html.step import headline, memory_section, sure
 from moesim.report.html.words import assumptions, provenance, sentence, source
 from moesim.report.training import COLOURS, spans
-from moesim.study.train import TrainingResult
+from moesim.study.step.train import TrainingResult
 from moesim.units import format_seconds
 
 

@@ -18,9 +18,9 @@ from moesim.errors import Infeasible, InvalidInput, Problem
 from moesim.spec.loading import read
 from moesim.study.claims.measures import MEASURES
 from moesim.study.claims.reading import Claim, Measurement
-from moesim.study.metrics import rounded
 from moesim.study.results.files import whole_file
 from moesim.study.schedulers import WorkerDied, executor
+from moesim.study.step.metrics import rounded
 
 Progress = Callable[[int, int], None]
 

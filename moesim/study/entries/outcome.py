@@ -163,7 +163,7 @@ def _statistics(values) -> dict[str, float]:
 
 def _step(data: Mapping[str, object]) -> Outcome:
     from moesim.spec.assembly import assemble
-    from moesim.study.run import run_assembly
+    from moesim.study.step.run import run_assembly
 
     document = document_of(data)
     assembly = assemble(document)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from moesim.model.architecture import MoEModel
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.outcome import Outcome, node_size
-from moesim.study.train import run_training
+from moesim.study.step.train import run_training
 
 # Kinds of work that calibrations weigh, by how the breakdown's names begin.
 _KINDS = (

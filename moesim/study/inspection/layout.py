@@ -17,7 +17,7 @@ from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
 from moesim.spec.serving_scenario import serving_assembly
 from moesim.spec.training_assembly import assemble_training, is_training
-from moesim.study.metrics import rounded
+from moesim.study.step.metrics import rounded
 from moesim.workload.deployment import Batch
 from moesim.workload.inference import inference_step
 

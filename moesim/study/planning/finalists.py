@@ -20,7 +20,7 @@ from moesim.spec.loading import Document
 from moesim.spec.plan_file import Plan
 from moesim.study.planning.bounds import Lengths
 from moesim.study.planning.serve_candidate import Evaluation, scenario_data
-from moesim.study.run import run_assembly
+from moesim.study.step.run import run_assembly
 
 _STEP_KEYS = ("model", "cluster", "parallelism", "precision", "routing", "placement", "overlap", "network", "seed")
 

@@ -21,14 +21,14 @@ from moesim.spec.model_file import load_model
 from moesim.spec.plan_file import Plan
 from moesim.spec.profile import load_profile
 from moesim.spec.serving_constants import load_fitted
-from moesim.study.metrics import rounded
 from moesim.study.planning.economics import break_even_tokens, device_usd_per_hour, device_watts
 from moesim.study.planning.finalists import simulate_finalist
 from moesim.study.planning.search import Found, Lengths, mean_lengths, search, usd_per_hour
 from moesim.study.planning.sensitivity import sensitivity
 from moesim.study.planning.serve_candidate import Evaluation
 from moesim.study.results.notebook import plan_html
-from moesim.study.run import SCHEMA_VERSION, scenario_hash
+from moesim.study.step.metrics import rounded
+from moesim.study.step.run import SCHEMA_VERSION, scenario_hash
 
 Progress = Callable[[str, int, int], None]
 

@@ -6,8 +6,8 @@ from moesim.spec.loading import parse
 from moesim.study.compare import compare
 from moesim.study.place import place
 from moesim.study.planning.plan import plan_of
-from moesim.study.run import run_scenario
 from moesim.study.serve import serve_scenario
+from moesim.study.step.run import run_scenario
 
 pytest.importorskip("plotly", reason="reports need plotly: pip install '.[report]'")
 

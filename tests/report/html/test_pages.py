@@ -10,7 +10,7 @@ from moesim.report.html.plan import plan_page
 from moesim.report.html.serving import serving_page
 from moesim.report.html.step import link_grid, step_page
 from moesim.report.html.training import training_page
-from moesim.study.metrics import expert_load
+from moesim.study.step.metrics import expert_load
 
 
 def plot_of(page, heading):

@@ -1,8 +1,8 @@
 """Results show themselves in a notebook."""
 
 from moesim.study.results.notebook import plan_html, serving_html, small_table, spread_html
-from moesim.study.run import run_scenario
 from moesim.study.serve import serve_scenario
+from moesim.study.step.run import run_scenario
 
 SMALL = (
     "cluster.devices=4", "parallelism={attention_dp: 4, ep: 4}", "workload.sequences_per_rank=8",

@@ -8,7 +8,7 @@ import pytest
 from moesim.engine.program import Program
 from moesim.engine.simulate import simulate
 from moesim.network.fidelity import FIDELITIES
-from moesim.study.training_metrics import breakdown_s, training_metrics
+from moesim.study.step.training_metrics import breakdown_s, training_metrics
 from moesim.workload.training.step import training_step
 
 

@@ -8,7 +8,7 @@ import numpy as np
 
 from moesim.engine.timeline import Timeline
 from moesim.placement.placement import Placement
-from moesim.study.links import link_load
+from moesim.study.step.links import link_load
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.inference import Step
 

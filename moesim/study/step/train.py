@@ -11,10 +11,10 @@ from moesim.errors import InvalidInput
 from moesim.network.fidelity import FIDELITIES
 from moesim.spec.loading import Document
 from moesim.spec.training_assembly import TrainingAssembly, assemble_training, check_memory
-from moesim.study.metrics import rounded
 from moesim.study.results.notebook import step_html
 from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
-from moesim.study.training_metrics import training_metrics
+from moesim.study.step.metrics import rounded
+from moesim.study.step.training_metrics import training_metrics
 from moesim.workload.training.step import TrainingStep, training_step
 
 

@@ -14,13 +14,13 @@ from moesim.spec.assembly import Assembly, assemble, read_scenario
 from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
 from moesim.spec.training_assembly import is_training
-from moesim.study.metrics import per_step, rounded, step_metrics
-from moesim.study.offload import offload_metrics, offload_needs, simulate_offload
 from moesim.study.results.notebook import step_html
 from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
-from moesim.study.routing_facts import dropping_metrics, router_metrics
-from moesim.study.speculative import speculative_metrics
-from moesim.study.train import TrainingResult, run_training
+from moesim.study.step.metrics import per_step, rounded, step_metrics
+from moesim.study.step.offload import offload_metrics, offload_needs, simulate_offload
+from moesim.study.step.routing_facts import dropping_metrics, router_metrics
+from moesim.study.step.speculative import speculative_metrics
+from moesim.study.step.train import TrainingResult, run_training
 from moesim.workload.encoding import with_held
 from moesim.workload.footprint import Footprint, check_fits, footprint, largest_batch
 from moesim.workload.inference import Step, inference_step
