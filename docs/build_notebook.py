@@ -62,11 +62,11 @@ table = sweep("mixtral-8x7b-h100", over, folder=folder / "sweep", jobs=1)
 table[[*over, "status", "tpot_s", "tokens_per_s_per_device"]]""",
     "## What users get under load",
     """
-from moesim.study.serve import serve_scenario
+from moesim.study.serving_load.serve import serve_scenario
 
 serve_scenario("serving-qwen3-h100-bursty", ["load.requests=400", "load.warmup=50"])""",
     """
-from moesim.study.pareto import pareto
+from moesim.study.serving_load.pareto import pareto
 
 pareto("serving-qwen3-h100-bursty", [1, 8, 32])""",
     "## A capacity plan",

@@ -30,8 +30,8 @@ def pareto(
     ] = None,
 ) -> None:
     """Sweep the load of a serving scenario: tokens/s a device against tokens/s a user."""
-    from moesim.study.pareto import crossover, measured_points
-    from moesim.study.pareto import pareto as sweep
+    from moesim.study.serving_load.pareto import crossover, measured_points
+    from moesim.study.serving_load.pareto import pareto as sweep
     from moesim.study.validation.tables import read_table
 
     loads = _numbers(concurrency)

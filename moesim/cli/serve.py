@@ -32,7 +32,7 @@ def serve(
     ] = None,
 ) -> None:
     """Serve a load and print TTFT, TPOT, throughput and goodput. Partial results of a stopped run are marked."""
-    from moesim.study.serve import serve_scenario
+    from moesim.study.serving_load.serve import serve_scenario
 
     check_html(html)
     show = Progress()

@@ -57,7 +57,7 @@ def _run_service(document: Document, changes: tuple[str, ...]) -> Outcome:
 
 
 def _run_serving(document: Document, changes: tuple[str, ...]) -> Outcome:
-    from moesim.study.serve import serve
+    from moesim.study.serving_load.serve import serve
 
     return serve(serving_assembly(document))
 

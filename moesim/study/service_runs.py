@@ -33,7 +33,7 @@ from moesim.study.lost_rank import measure_lost_rank
 from moesim.study.over_seeds import recorded_failures, spread
 from moesim.study.results.notebook import spread_html
 from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
-from moesim.study.serve import build_fleet, request_table
+from moesim.study.serving_load.serve import build_fleet, request_table
 from moesim.study.step.metrics import rounded
 
 _SERVED_STATES = 6  # of the most frequent ones; the rest together is reported as not served

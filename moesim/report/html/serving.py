@@ -10,7 +10,7 @@ import pandas as pd
 from moesim.report.html import plots
 from moesim.report.html.page import Figure, Page, Section
 from moesim.report.html.words import LEVEL, assumptions, between, provenance, sentence, source
-from moesim.study.serve import ServeResult
+from moesim.study.serving_load.serve import ServeResult
 from moesim.units import format_seconds
 
 _POINTS = 800  # of a line

@@ -115,7 +115,7 @@ def simulate(data: Mapping[str, object]) -> Outcome:
 
 
 def _serve(data: Mapping[str, object]) -> Outcome:
-    from moesim.study.serve import serve
+    from moesim.study.serving_load.serve import serve
 
     result = serve(serving_assembly(document_of(data)))
     metrics, scenario = result.metrics, result.assembly.scenario

@@ -23,7 +23,7 @@ from moesim.spec.plan_file import Plan
 from moesim.spec.serving_constants import Fitted, load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, serving_assembly
 from moesim.study.planning.candidates import Candidate, Layout, precision_of, slots_per_rank
-from moesim.study.serve import build_fleet, on_line, transfer_line
+from moesim.study.serving_load.serve import build_fleet, on_line, transfer_line
 
 _SHORT_TOKENS = 8192
 _IDLE = 24  # requests served one after another, to see what an empty server gives

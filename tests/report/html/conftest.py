@@ -6,7 +6,7 @@ from moesim.spec.loading import parse
 from moesim.study.compare import compare
 from moesim.study.place import place
 from moesim.study.planning.plan import plan_of
-from moesim.study.serve import serve_scenario
+from moesim.study.serving_load.serve import serve_scenario
 from moesim.study.step.run import run_scenario
 
 pytest.importorskip("plotly", reason="reports need plotly: pip install '.[report]'")

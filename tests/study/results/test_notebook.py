@@ -1,7 +1,7 @@
 """Results show themselves in a notebook."""
 
 from moesim.study.results.notebook import plan_html, serving_html, small_table, spread_html
-from moesim.study.serve import serve_scenario
+from moesim.study.serving_load.serve import serve_scenario
 from moesim.study.step.run import run_scenario
 
 SMALL = (

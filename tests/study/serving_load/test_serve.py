@@ -5,8 +5,8 @@ import pytest
 
 from moesim.errors import Infeasible, InvalidInput
 from moesim.spec import library
-from moesim.study.pareto import crossover, efficient, pareto
-from moesim.study.serve import serve_scenario
+from moesim.study.serving_load.pareto import crossover, efficient, pareto
+from moesim.study.serving_load.serve import serve_scenario
 
 SCENARIOS = [name for name in library.names("scenario") if name.startswith("serving-")]
 

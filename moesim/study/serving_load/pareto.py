@@ -10,7 +10,7 @@ import pandas as pd
 from moesim.errors import InvalidInput, Problem
 from moesim.spec.assembly import read_scenario
 from moesim.spec.model_file import TWIN
-from moesim.study.serve import serve_scenario
+from moesim.study.serving_load.serve import serve_scenario
 from moesim.study.validation.serving.rows import REQUESTS_PER_SLOT, stack_of
 
 # formats of experts -> what tables of runs call them
