@@ -43,7 +43,7 @@ def resilience(
 
 
 def _training(document, json: bool, out: Path | None) -> None:
-    from moesim.study.training_runs import runs_of
+    from moesim.study.reliability.training_runs import runs_of
 
     progress = Progress()
     result = runs_of(document, keep=out, progress=lambda done, total: progress("seeds", done, total))
@@ -59,7 +59,7 @@ def _training(document, json: bool, out: Path | None) -> None:
 
 
 def _service(document, json: bool, out: Path | None) -> None:
-    from moesim.study.service_runs import service_of
+    from moesim.study.reliability.service_runs import service_of
 
     progress = Progress()
     result = service_of(document, progress=lambda done, total: progress("states", done, total))

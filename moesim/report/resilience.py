@@ -9,8 +9,8 @@ import numpy as np
 
 from moesim.report.canvas import new_figure, save_figure
 from moesim.resilience.process import STATES, RunLog
+from moesim.study.reliability.training_runs import ResilienceResult
 from moesim.study.results.files import whole_file
-from moesim.study.training_runs import ResilienceResult
 
 COLOURS = {
     "work": "#2f5d8a", "slowed": "#7fa7cf", "lost": "#c4572e", "checkpoint": "#8a6fb0", "detection": "#e0a030",

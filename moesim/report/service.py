@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from moesim.report.canvas import new_figure, save_figure
+from moesim.study.reliability.service_runs import ServiceResult
 from moesim.study.results.files import whole_file
-from moesim.study.service_runs import ServiceResult
 
 _BINS = 60
 

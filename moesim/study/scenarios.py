@@ -45,13 +45,13 @@ def _run_training(document: Document, changes: tuple[str, ...]) -> Outcome:
 
 
 def _run_weeks(document: Document, changes: tuple[str, ...]) -> Outcome:
-    from moesim.study.training_runs import runs_of
+    from moesim.study.reliability.training_runs import runs_of
 
     return runs_of(document)
 
 
 def _run_service(document: Document, changes: tuple[str, ...]) -> Outcome:
-    from moesim.study.service_runs import service_of
+    from moesim.study.reliability.service_runs import service_of
 
     return service_of(document)
 

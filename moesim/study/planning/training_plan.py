@@ -18,9 +18,9 @@ from moesim.spec.loading import Document, read
 from moesim.spec.plan_file import Economics, TrainingAlternative, TrainingPlan
 from moesim.spec.profile import load_profile
 from moesim.study.planning.economics import device_usd_per_hour, device_watts
+from moesim.study.reliability.training_runs import runs_of
 from moesim.study.step.metrics import rounded
 from moesim.study.step.run import SCHEMA_VERSION, scenario_hash
-from moesim.study.training_runs import runs_of
 
 _HOUR, _DAY = 3600.0, 86400.0
 

@@ -29,8 +29,8 @@ from moesim.spec.loading import Document
 from moesim.spec.resilience_scenario import ServiceRun
 from moesim.spec.serving_constants import load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, serving_assembly
-from moesim.study.lost_rank import measure_lost_rank
-from moesim.study.over_seeds import recorded_failures, spread
+from moesim.study.reliability.lost_rank import measure_lost_rank
+from moesim.study.reliability.over_seeds import recorded_failures, spread
 from moesim.study.results.notebook import spread_html
 from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.serving_load.serve import build_fleet, request_table

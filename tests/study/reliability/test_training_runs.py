@@ -5,7 +5,7 @@ import json
 import pytest
 
 from moesim.errors import InvalidInput
-from moesim.study.training_runs import simulate_runs
+from moesim.study.reliability.training_runs import simulate_runs
 
 SHIPPED = "resilience-2048-gpus"
 

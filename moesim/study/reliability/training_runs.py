@@ -19,11 +19,11 @@ from moesim.resilience.training_run import goodput_by_interval, run_training
 from moesim.spec.assembly import read_scenario
 from moesim.spec.loading import Document
 from moesim.spec.resilience_scenario import TrainingRun
-from moesim.study.over_seeds import KeptSeeds, recorded_failures, spread
+from moesim.study.reliability.over_seeds import KeptSeeds, recorded_failures, spread
+from moesim.study.reliability.step_facts import StepFacts, step_facts
 from moesim.study.results.notebook import spread_html
 from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.step.metrics import rounded
-from moesim.study.step_facts import StepFacts, step_facts
 
 _AROUND_DALY = (0.125, 0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0, 8.0)  # intervals tried for ``best``, of Daly's
 _TRIED_SEEDS = 8

@@ -4,8 +4,8 @@ import pytest
 
 from moesim.errors import InvalidInput
 from moesim.spec.assembly import assemble, read_scenario
-from moesim.study.lost_rank import measure_lost_rank
-from moesim.study.service_runs import simulate_service
+from moesim.study.reliability.lost_rank import measure_lost_rank
+from moesim.study.reliability.service_runs import simulate_service
 from moesim.study.serving_load.serve import serve_scenario
 
 FEWER = "serving.set=['load.requests=400']"
