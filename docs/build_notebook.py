@@ -48,7 +48,7 @@ found = compare("quickstart", None, ["placement={kind: contiguous, slots_per_ran
 found.operations.head()""",
     "## Where to put experts",
     """
-from moesim.study.place import place
+from moesim.study.placing.place import place
 
 study = place("placement-mixtral-h100", policies=["contiguous", "random", "eplb", "affinity"])
 columns = ["name", "step_time_s", "hottest_rank_over_mean", "cross_node_bytes", "migration_bytes"]

@@ -57,8 +57,8 @@ def place(
     ] = None,
 ) -> None:
     """Learn placements of experts on one part of a trace, judge them on another: step time, hot spots, moving costs."""
-    from moesim.study.place import place as study_of
-    from moesim.study.place import place_json
+    from moesim.study.placing.place import place as study_of
+    from moesim.study.placing.place import place_json
 
     if out is not None:
         check_folder(out)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from moesim.report.canvas import new_figure, save_figure
-from moesim.study.place import PlacementStudy, place_json
+from moesim.study.placing.place import PlacementStudy, place_json
 
 _MOST_PANELS = 4
 

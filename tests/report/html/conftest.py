@@ -4,7 +4,7 @@ import pytest
 
 from moesim.spec.loading import parse
 from moesim.study.compare import compare
-from moesim.study.place import place
+from moesim.study.placing.place import place
 from moesim.study.planning.plan import plan_of
 from moesim.study.serving_load.serve import serve_scenario
 from moesim.study.step.run import run_scenario

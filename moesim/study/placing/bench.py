@@ -16,8 +16,8 @@ from moesim.spec.assembly import Assembly, assemble
 from moesim.spec.kinds import Kind
 from moesim.spec.loading import Document
 from moesim.spec.placing import Site, place_experts
-from moesim.study.migration import Migration, migration
-from moesim.study.place_workloads import Workload, Workloads
+from moesim.study.placing.migration import Migration, migration
+from moesim.study.placing.workloads import Workload, Workloads
 from moesim.study.step.run import Result, run_assembly
 
 

@@ -10,7 +10,7 @@ from moesim.routing.load import expert_load
 from moesim.routing.trace import open_trace
 from moesim.spec import library
 
-COUNTS = Path(__file__).parents[3] / "shared" / "traces"
+COUNTS = Path(__file__).parents[4] / "shared" / "traces"
 
 
 def over_mean(placement, load):

@@ -24,9 +24,9 @@ from moesim.spec.loading import Document
 from moesim.spec.model_file import load_model
 from moesim.spec.placing import Site
 from moesim.spec.scenario import Scenario
-from moesim.study.place_bench import Bench, Judged
-from moesim.study.place_table import cross_node_bytes, policy_table
-from moesim.study.place_workloads import Workloads, workloads
+from moesim.study.placing.bench import Bench, Judged
+from moesim.study.placing.table import cross_node_bytes, policy_table
+from moesim.study.placing.workloads import Workloads, workloads
 from moesim.study.results.notebook import small_table
 from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.step.metrics import rounded
@@ -80,7 +80,7 @@ def place(
 
     policies: names, or mappings as a scenario's ``placement:`` (``{kind: eplb, replica_choice: nearest}``); all that
     fit the case by default. redundant: expert slots of a layer beyond one for each expert; the scenario's by default.
-    learn_share, learn, judge_on: see `moesim.study.place_workloads.workloads`. base: the policy in force before.
+    learn_share, learn, judge_on: see `moesim.study.placing.workloads.workloads`. base: the policy in force before.
     every: steps between re-balancings, over which their cost is spread (SGLang re-balances every 1,000 by default).
     Raises InvalidInput naming the option, Infeasible when the slots do not fit in HBM.
     """

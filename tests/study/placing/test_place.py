@@ -8,8 +8,8 @@ import pytest
 from moesim.errors import InvalidInput
 from moesim.routing.load import LoadTable, write_load_table
 from moesim.spec.assembly import assemble, read_scenario
-from moesim.study.migration import migration
-from moesim.study.place import place, place_json
+from moesim.study.placing.migration import migration
+from moesim.study.placing.place import place, place_json
 
 # Eight experts on four GPUs of one server: the optimum takes milliseconds.
 ONE_SERVER = (

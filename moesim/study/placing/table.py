@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pandas as pd
 
 from moesim.placement.optimum import simple_bound
-from moesim.study.place_bench import Judged
+from moesim.study.placing.bench import Judged
 from moesim.study.step.links import traffic_matrix
 from moesim.study.step.metrics import expert_load
 from moesim.study.step.run import Result
