@@ -55,7 +55,7 @@ columns = ["name", "step_time_s", "hottest_rank_over_mean", "cross_node_bytes", 
 study.table[columns]""",
     "## A sweep, as one table",
     """
-from moesim.study.sweep import sweep
+from moesim.study.sweeps.sweep import sweep
 
 over = {"workload.sequences_per_rank": [16, 64, 256], "workload.context": [1024, 4096]}
 table = sweep("mixtral-8x7b-h100", over, folder=folder / "sweep", jobs=1)

@@ -50,9 +50,9 @@ def sweep(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run a grid of scenarios. A stopped sweep goes on where it stopped: give the same command again."""
-    from moesim.study.grid import parse_axis, read_grid
     from moesim.study.scenarios import kind_of
-    from moesim.study.sweep import RESULTS, run_grid
+    from moesim.study.sweeps.grid import parse_axis, read_grid
+    from moesim.study.sweeps.sweep import RESULTS, run_grid
 
     part = _shard(shard)
     grid = read_grid(scenario, [parse_axis(text) for text in over or ()], change or ())
@@ -117,7 +117,7 @@ def _object(table, grid) -> dict[str, object]:
 
 
 def _counts(table) -> dict[str, int]:
-    from moesim.study.sweep import STATUSES
+    from moesim.study.sweeps.sweep import STATUSES
 
     return {status: int((table["status"] == status).sum()) for status in STATUSES}
 

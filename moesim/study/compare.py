@@ -12,10 +12,10 @@ import moesim
 from moesim.errors import Infeasible, InvalidInput, Problem
 from moesim.spec.assembly import read_scenario
 from moesim.spec.loading import Document
-from moesim.study.grid import as_text
 from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
 from moesim.study.scenarios import Outcome, ScenarioKind, attempt, figure, kind_of, run_document
 from moesim.study.step.metrics import rounded
+from moesim.study.sweeps.grid import as_text
 
 # What the average rank does beside others' work, or not at all: the step less its operations one after another.
 UNSTACKED = "idle less overlapped"

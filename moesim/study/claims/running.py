@@ -19,8 +19,8 @@ from moesim.spec.loading import read
 from moesim.study.claims.measures import MEASURES
 from moesim.study.claims.reading import Claim, Measurement
 from moesim.study.results.files import whole_file
-from moesim.study.schedulers import WorkerDied, executor
 from moesim.study.step.metrics import rounded
+from moesim.study.sweeps.schedulers import WorkerDied, executor
 
 Progress = Callable[[int, int], None]
 

@@ -18,10 +18,10 @@ import pandas as pd
 
 import moesim
 from moesim.errors import InvalidInput, Problem
-from moesim.study.grid import Axes, Grid, Point, as_text, read_grid
 from moesim.study.results.files import whole_file
 from moesim.study.scenarios import Attempt, attempt
-from moesim.study.schedulers import Executor, WorkerDied, executor
+from moesim.study.sweeps.grid import Axes, Grid, Point, as_text, read_grid
+from moesim.study.sweeps.schedulers import Executor, WorkerDied, executor
 
 STATUSES = ("ok", "infeasible", "invalid", "failed", "missing")
 # What a result says of its scenario, which is the same in every row or stands in the varied fields.
@@ -48,7 +48,7 @@ def sweep(
 
     scenario: name or path of a scenario of any kind, or a sweep file. over: fields to vary and their values; a list of
     such mappings where the fields of one are to change together. jobs, scheduler: see
-    `moesim.study.schedulers.executor`. shard: (i, n) to run only every n-th scenario from the i-th (from 1) on.
+    `moesim.study.sweeps.schedulers.executor`. shard: (i, n) to run only every n-th scenario from the i-th (from 1) on.
 
     Columns: the varied fields; status (`STATUSES`; missing: of another shard), reason; the figures of ``--json`` with
     dotted names; key. Raises InvalidInput before anything runs when a field or value of the grid is wrong, and when a

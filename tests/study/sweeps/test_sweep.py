@@ -13,10 +13,10 @@ import pytest
 
 from moesim.errors import InvalidInput
 from moesim.study import scenarios
-from moesim.study import sweep as sweeping
-from moesim.study.grid import read_grid
-from moesim.study.schedulers import WorkerDied, executor
-from moesim.study.sweep import collect, read_run, run_grid, sweep
+from moesim.study.sweeps import sweep as sweeping
+from moesim.study.sweeps.grid import read_grid
+from moesim.study.sweeps.schedulers import WorkerDied, executor
+from moesim.study.sweeps.sweep import collect, read_run, run_grid, sweep
 
 SCENARIO = "mixtral-8x7b-h100"
 CONTEXTS = {"workload.context": [256, 512, 1024, 2048]}
@@ -181,7 +181,7 @@ def test_a_process_of_this_machine_that_dies():
 def test_a_scheduler_that_is_none(tmp_path, monkeypatch, scheduler, said):
     if scheduler.startswith("tcp"):
         pytest.importorskip("distributed")
-    monkeypatch.setattr("moesim.study.schedulers._CONNECT_S", 0.3)
+    monkeypatch.setattr("moesim.study.sweeps.schedulers._CONNECT_S", 0.3)
     with pytest.raises(InvalidInput, match="--scheduler") as caught:
         sweep(SCENARIO, {"seed": [1]}, folder=tmp_path, scheduler=scheduler)
     assert said in str(caught.value)
@@ -209,7 +209,7 @@ def test_a_dask_cluster_that_loses_a_worker_half_way(tmp_path, monkeypatch):
     distributed = pytest.importorskip("distributed")
     with distributed.LocalCluster(n_workers=0, dashboard_address=None) as cluster:
         with monkeypatch.context() as patch:
-            patch.setattr("moesim.study.schedulers._CONNECT_S", 0.5)
+            patch.setattr("moesim.study.sweeps.schedulers._CONNECT_S", 0.5)
             with pytest.raises(InvalidInput, match="has no workers; start some with: dask worker tcp://"):
                 sweep(SCENARIO, {"seed": [1]}, folder=tmp_path, scheduler=cluster.scheduler_address)
         workers = [dask_worker(cluster.scheduler_address) for _ in range(2)]

@@ -3,7 +3,7 @@
 import pytest
 
 from moesim.errors import InvalidInput
-from moesim.study.grid import as_text, parse_axis, read_grid
+from moesim.study.sweeps.grid import as_text, parse_axis, read_grid
 
 SCENARIO = "mixtral-8x7b-h100"
 
