@@ -11,7 +11,7 @@ from moesim.lab.compare import run_of_trace
 from moesim.report.router_figures import draw_router_comparison
 from moesim.routing.router_names import ROUTER_NAMES
 from moesim.routing.trace import open_trace
-from moesim.study.compare_routers import SCENARIOS, compare_routers
+from moesim.study.comparison.compare_routers import SCENARIOS, compare_routers
 
 HEAD = """# Routers compared by the time they cost
 

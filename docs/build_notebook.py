@@ -42,7 +42,7 @@ write_step_report(result, folder)
 Image(filename=folder / "timeline.png", width=800)""",
     "## What changes, and why",
     """
-from moesim.study.compare import compare
+from moesim.study.comparison.compare import compare
 
 found = compare("quickstart", None, ["placement={kind: contiguous, slots_per_rank: 4}"])
 found.operations.head()""",

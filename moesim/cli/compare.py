@@ -35,7 +35,7 @@ def compare(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Run two scenarios and say what differs, in which operations, ranks, links and bytes."""
-    from moesim.study.compare import compare as run_both
+    from moesim.study.comparison.compare import compare as run_both
 
     if out is not None:
         check_folder(out)

@@ -26,7 +26,7 @@ def compare_routers(
     from moesim.lab.compare import train_routers
     from moesim.report.router_figures import draw_router_comparison
     from moesim.routing.router_names import ROUTER_NAMES
-    from moesim.study.compare_routers import compare_routers as compare
+    from moesim.study.comparison.compare_routers import compare_routers as compare
 
     progress = Progress()
     out.mkdir(parents=True, exist_ok=True)

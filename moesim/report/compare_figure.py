@@ -8,7 +8,7 @@ import numpy as np
 
 from moesim.report.canvas import new_figure, save_figure
 from moesim.report.figures import COLOURS
-from moesim.study.compare import Comparison
+from moesim.study.comparison.compare import Comparison
 
 _MOST_FIGURES = 16
 

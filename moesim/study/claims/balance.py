@@ -101,7 +101,7 @@ def router(
     """
     from moesim.lab.compare import train_routers
     from moesim.lab.training import Schedule
-    from moesim.study.compare_routers import compare_routers
+    from moesim.study.comparison.compare_routers import compare_routers
 
     run = train_routers((router,), experts=experts, top_k=top_k, steps=steps)[0]
     row = compare_routers([run], scenarios).iloc[0]

@@ -3,7 +3,7 @@
 import pytest
 
 from moesim.spec.loading import parse
-from moesim.study.compare import compare
+from moesim.study.comparison.compare import compare
 from moesim.study.placing.place import place
 from moesim.study.planning.plan import plan_of
 from moesim.study.serving_load.serve import serve_scenario

@@ -6,7 +6,7 @@ import pytest
 
 from moesim.errors import Infeasible, InvalidInput
 from moesim.spec import library
-from moesim.study.compare import UNSTACKED, compare
+from moesim.study.comparison.compare import UNSTACKED, compare
 
 SCENARIO = "mixtral-8x7b-h100"
 
