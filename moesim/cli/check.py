@@ -42,9 +42,9 @@ def check(
 ) -> None:
     """Run the scenarios and measured anchors of a baseline. Exit 1 when one fails that worked, drifts beyond its
     tolerance, or errs more."""
-    from moesim.study.baseline import add as with_entries
-    from moesim.study.baseline import new_baseline, read_baseline, shipped_baseline, write_baseline
-    from moesim.study.check import check as run_check
+    from moesim.study.regression_check.baseline import add as with_entries
+    from moesim.study.regression_check.baseline import new_baseline, read_baseline, shipped_baseline, write_baseline
+    from moesim.study.regression_check.check import check as run_check
 
     forms = _forms([*(form or ()), *(["json"] if json else [])] or ["text"])
     path = baseline or (DEFAULT if DEFAULT.exists() or add else shipped_baseline())
@@ -80,7 +80,7 @@ def _forms(wanted: list[str]) -> list[tuple[str, Path | None]]:
 
 def _report(result, forms: list[tuple[str, Path | None]], since: str) -> None:
     from moesim.report.check_formats import FORMATS
-    from moesim.study.changed_lines import places
+    from moesim.study.regression_check.changed_lines import places
     from moesim.study.results.files import whole_file
 
     located = places(result, since)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from xml.etree import ElementTree
 
 import moesim
-from moesim.study.check import VERDICTS, Check, Finding
+from moesim.study.regression_check.check import VERDICTS, Check, Finding
 from moesim.study.step.metrics import rounded
 
 Places = Mapping[Finding, tuple[str, int]]

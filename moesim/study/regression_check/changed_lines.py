@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from moesim.study.check import Check, Finding
+from moesim.study.regression_check.check import Check, Finding
 from moesim.study.results.inputs import Inputs
 
 Place = tuple[str, int]

@@ -15,7 +15,7 @@ from moesim.spec.assembly import read_scenario
 from moesim.spec.baseline_file import BaselineAnchor, BaselineFile, BaselineRun, BaselineTable
 from moesim.spec.loading import Document
 from moesim.spec.profile import load_profile
-from moesim.study.baseline import read_baseline
+from moesim.study.regression_check.baseline import read_baseline
 from moesim.study.scenarios import attempt, figure
 from moesim.study.step.metrics import rounded
 from moesim.study.validation.kernels.validate import predict_table, sample_tables, statistics

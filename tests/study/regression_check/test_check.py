@@ -14,15 +14,15 @@ from moesim.spec import library
 from moesim.spec.baseline_file import BaselineFile
 from moesim.spec.loading import parse
 from moesim.spec.sweep_file import SweepFile
-from moesim.study import check as checking
-from moesim.study.baseline import add, new_baseline, read_baseline, shipped_baseline, write_baseline
-from moesim.study.changed_lines import places
-from moesim.study.check import check, regressions
+from moesim.study.regression_check import check as checking
+from moesim.study.regression_check.baseline import add, new_baseline, read_baseline, shipped_baseline, write_baseline
+from moesim.study.regression_check.changed_lines import places
+from moesim.study.regression_check.check import check, regressions
 from moesim.study.scenarios import attempt
 from moesim.study.step.run import scenario_hash
 from moesim.study.validation.kernels.validate import sample_tables
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SCENARIO = "mixtral-8x7b-h100"
 ANCHOR = {"scenario": SCENARIO, "metric": "step_time_s", "measured": 0.016, "source": "a stopwatch"}
 
