@@ -13,8 +13,8 @@ STYLES = {"none": "-", "learned": "--", "pre_gated": ":"}
 
 
 def draw_offload(table: pd.DataFrame, path: str | Path, title: str = "") -> None:
-    """Rows of `moesim.study.step.offload.compare_policies` as two panels: share of touched experts that were in HBM, and
-    milliseconds a step in which the mean rank waits for copies."""
+    """Rows of `moesim.study.step.offload.compare_policies` as two panels: share of touched experts that were in HBM,
+    and milliseconds a step in which the mean rank waits for copies."""
     figure, (hits, stall) = new_figure(11, 4.2, columns=2)
     for row in table.to_dict("records"):
         layers = pd.DataFrame(row["layers"])

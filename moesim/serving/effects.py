@@ -4,7 +4,8 @@
 
 f: logarithms of concurrency, prompt length, output length and GPUs, centred and scaled. u and v are the best linear
 unbiased predictors of a mixed model (Henderson 1975): estimated from known groups and shrunk by how few their runs are
-(`moesim.study.validation.serving.fit_effects`). A stack, model or hardware that no run has shown gets nothing: there physics speaks alone.
+(`moesim.study.validation.serving.fit_effects`). A stack, model or hardware that no run has shown gets nothing: there
+physics speaks alone.
 """
 
 from __future__ import annotations

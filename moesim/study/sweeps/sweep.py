@@ -1,9 +1,9 @@
 """Sweeps: every scenario of a grid, each result kept as soon as it is there, so that a stopped sweep goes on.
 
 The results lie in a folder, one Parquet file a run, named by the hash of everything that the run depends on
-(`moesim.study.results.inputs.Inputs.content_hash`) and put in place whole. Only the process that sweeps writes them: workers of
-a cluster need neither the folder nor a shared disk. Whatever is there is not run again, whoever put it there: the same
-sweep before it was stopped, a shard of it, or another sweep with some scenarios in common.
+(`moesim.study.results.inputs.Inputs.content_hash`) and put in place whole. Only the process that sweeps writes them:
+workers of a cluster need neither the folder nor a shared disk. Whatever is there is not run again, whoever put it
+there: the same sweep before it was stopped, a shard of it, or another sweep with some scenarios in common.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Fit the constants of serving stacks to measured closed-loop runs.
 
 Few parameters: each has one value for all stacks and, where stacks differ by nature, a deviation a stack that is drawn
-towards zero (ridge on log deviations). Loss: soft L1 of log errors. `moesim.study.validation.serving.judge` says how good a fit is
-on what it has not seen.
+towards zero (ridge on log deviations). Loss: soft L1 of log errors. `moesim.study.validation.serving.judge` says how
+good a fit is on what it has not seen.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Judge serving predictions by measured closed-loop runs: predict TTFT and TPOT of every row of a table.
 
-Predictions come from the columns that describe a run (`moesim.study.validation.serving.rows`); measured columns may be absent and
-never have an influence. Rows of one configuration share their kernel tables; finished configurations are kept in a
-folder, so that an interrupted validation goes on where it stopped.
+Predictions come from the columns that describe a run (`moesim.study.validation.serving.rows`); measured columns may be
+absent and never have an influence. Rows of one configuration share their kernel tables; finished configurations are
+kept in a folder, so that an interrupted validation goes on where it stopped.
 """
 
 from __future__ import annotations
