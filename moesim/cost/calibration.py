@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import lru_cache
 
 import numpy as np
 
@@ -139,6 +140,7 @@ def _distance(fit: Fit, wanted: Mapping[str, str | None]) -> tuple[float, ...]:
     return dtype("dtype"), dtype("kv_cache_dtype"), stack, version, _unlike(kernel, fit.key.get("kernel", kernel))
 
 
+@lru_cache(maxsize=4096)
 def _unlike(one: str | None, other: str | None) -> float:
     return 1 - SequenceMatcher(None, one, other).ratio() if one and other and one != other else 0.0
 

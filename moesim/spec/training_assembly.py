@@ -114,6 +114,12 @@ def assemble_training(document: Document) -> TrainingAssembly:
     return assembly
 
 
+def with_microbatches(assembly: TrainingAssembly, microbatches: int) -> TrainingAssembly:
+    """The same job with so many microbatches a step; everything else was built already."""
+    schedule = schedule_of(assembly.scenario, microbatches)
+    return replace(assembly, job=replace(assembly.job, microbatches=microbatches, schedule=schedule))
+
+
 def check_memory(document: Document, assembly: TrainingAssembly, draws: Draws | None) -> TrainingFootprint:
     """HBM of the fullest rank under the replayed draws, or under even loads; Infeasible says what would fit."""
     try:

@@ -10,9 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from moesim.model.architecture import MoEModel
+from moesim.spec.training_assembly import assemble_training, with_microbatches
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.outcome import Outcome, node_size
-from moesim.study.step.train import run_training
+from moesim.study.step.train import TrainingResult, run_training, run_training_assembly
 
 # Kinds of work that calibrations weigh, by how the breakdown's names begin.
 _KINDS = (
@@ -29,8 +30,11 @@ def training_outcome(data: Mapping[str, object]) -> Outcome:
     """The outcome of a training scenario's data. Raises InvalidInput, Infeasible."""
     many, few, more = _microbatches(data)
     if few is None:
-        return _run(data, many)
-    short, long = (_run(_cut(data, many, count), count) for count in (few, more))
+        return _run(data)
+    document = document_of(_cut(data, many, few))
+    assembly = assemble_training(document)
+    short = _outcome(run_training_assembly(document, assembly))
+    long = _outcome(run_training_assembly(document, with_microbatches(assembly, more)))
     return _continued(short, few, long, more, many)
 
 
@@ -82,8 +86,11 @@ def scans(model: MoEModel, tokens: float) -> float:
     return tokens * sum(a.heads * a.head_dim * a.v_head_dim for a in linear) / 1e12
 
 
-def _run(data: Mapping[str, object], microbatches: int) -> Outcome:
-    result = run_training(document_of(data))
+def _run(data: Mapping[str, object]) -> Outcome:
+    return _outcome(run_training(document_of(data)))
+
+
+def _outcome(result: TrainingResult) -> Outcome:
     metrics, job = result.metrics, result.assembly.job
     total = float(metrics["step_time_s"])
     seconds: dict[str, float] = {}
@@ -96,9 +103,9 @@ def _run(data: Mapping[str, object], microbatches: int) -> Outcome:
         total_s=total,
         seconds=seconds,
         input_tokens=float(job.step_tokens),
-        sequences=float(data["workload"]["global_batch"]),
+        sequences=float(job.step_tokens // job.sequence),
         ranks=job.cluster.ranks,
-        passes=microbatches * len(job.model.layers) / job.parallelism.pp,
+        passes=job.microbatches * len(job.model.layers) / job.parallelism.pp,
         scans=scans(job.model, job.step_tokens / job.cluster.ranks),
         model_flops=float(metrics["model_flops_per_token"]) * job.step_tokens,
         peak_flops_per_s=job.machine.device.peak.get("bf16", 0.0),

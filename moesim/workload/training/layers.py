@@ -26,7 +26,8 @@ CONTEXT = "context"  # label of keys and values under way
 
 @dataclass(slots=True, eq=False)
 class Layers:
-    """Builds the chains of one pipeline rank. spans: seconds with their interval by kind of operation."""
+    """Builds the chains of one pipeline rank. spans: seconds with their interval by kind of operation. priced: parts of
+    layers that were priced before, on any pipeline rank: they are alike."""
 
     job: Job
     rank: int
@@ -34,8 +35,8 @@ class Layers:
     experts: ExpertCosts | None
     sharding: Sharding
     spans: dict[str, Span]
+    priced: dict[tuple, object] = field(default_factory=dict)
     _chains: dict[tuple, list[Part]] = field(default_factory=dict)
-    _priced: dict[tuple, object] = field(default_factory=dict)
 
     def chain(self, phase: str, virtual_stage: int, variant: int, first: bool, last: bool) -> list[Part]:
         """Parts of one pass. variant: draw of routing. first, last: whether the rank's first forward or last weight
@@ -250,9 +251,9 @@ class Layers:
     def _price(self, function: Callable, *arguments: object) -> object:
         """A part's cost, asked once for equal layers."""
         key = (function, *arguments)
-        if key not in self._priced:
-            self._priced[key] = function(self.job, *arguments)
-        return self._priced[key]
+        if key not in self.priced:
+            self.priced[key] = function(self.job, *arguments)
+        return self.priced[key]
 
 
 def _recomputed(part: Part) -> Part:

@@ -38,7 +38,8 @@ def training_step(job: Job, line: Routes | None) -> TrainingStep:
     costs = expert_costs(job, draws) if draws is not None else None
     spans: dict[str, Span] = {}
     common: dict = {}
-    stages = [_Stage(job, rank, draws, costs, spans, common) for rank in range(job.parallelism.pp)]
+    priced: dict = {}
+    stages = [_Stage(job, rank, draws, costs, spans, common, priced) for rank in range(job.parallelism.pp)]
     programs = pipeline_programs(
         job.schedule,
         [stage.emit for stage in stages],
@@ -53,13 +54,20 @@ class _Stage:
     """The writer of one pipeline rank."""
 
     def __init__(
-        self, job: Job, rank: int, draws: Draws | None, costs: ExpertCosts | None, spans: dict[str, Span], common: dict
+        self,
+        job: Job,
+        rank: int,
+        draws: Draws | None,
+        costs: ExpertCosts | None,
+        spans: dict[str, Span],
+        common: dict,
+        priced: dict,
     ):
         self._job = job
         self._held = job.held(rank)
         exchanges = Exchanges(job, rank, draws, spans, common)
         self._sharding = Sharding(job, rank, exchanges, spans)
-        self._layers = Layers(job, rank, exchanges, costs, self._sharding, spans)
+        self._layers = Layers(job, rank, exchanges, costs, self._sharding, spans, priced)
         self.emit = Emitter(job.stage_ranks(rank))
         self._lasting = self._sharding.prologue(self.emit)
         tasks = [task for step in job.schedule.orders[rank] for task in step]
