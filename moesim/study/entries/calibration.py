@@ -1,27 +1,31 @@
 """What a stack's published figures say about it beyond the simulation: factors on the times of each kind of work.
 
-    calibrated = exp(ageing · age) · (Σ_kind factor_kind · simulated_kind + host_s · layer passes + scan_s · scans)
+    calibrated = source · exp(ageing · age)
+        · (Σ_kind factor_kind · simulated_kind + host_s · layer passes + scan_s · scans)
 
-One set of factors a stack and kind of run (``megatron mxfp8``, ``trtllm load``), none for a single entry; the file
-`calibration.yaml` beside this module holds them with the number of entries and the errors on held-out groups, and
-`moesim.study.entries.fit` makes it. A stack without a set keeps the simulated times.
+One set of factors a stack and kind of run (``megatron fp8``, ``trtllm load``), one factor a source, none for a single
+entry; the file `calibration.yaml` beside this module holds them with the number of entries and the errors on held-out
+groups, and `moesim.study.entries.fit` makes it. A stack without a set takes that of any stack with such runs (``any
+fp8``), a format that nobody trained in ``any training``; a source without a factor has none.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
 import yaml
 
+from moesim.hardware.precision import PRECISIONS
 from moesim.study.entries import words
 from moesim.study.entries.outcome import Outcome
 
 SHIPPED = Path(__file__).with_name("calibration.yaml")
 REFERENCE = 2026.25  # years; ages are counted to April 2026, as those of serving stacks are
+TRAINING = "training"  # the kind of run of stacks whose second word is a format
 UNCALIBRATED = (0.6, 1.7)  # factors on a prediction that hold about 80 % of published figures without any fit
 
 
@@ -31,7 +35,7 @@ class Factors:
     its kernels (launches, small kernels). scan_s: seconds that training takes for 10^12 elements of states of linear
     attention and Mamba, whose scans have no measured kernel to be priced by. ageing: log slowdown a year of older
     releases. interval: factors on a predicted time that hold 80 % of held-out figures. entries: figures that the fit
-    saw."""
+    saw. source: factor of the source of the figure."""
 
     factors: Mapping[str, float] = field(default_factory=dict)
     host_s: float = 0.0
@@ -39,6 +43,7 @@ class Factors:
     ageing: float = 0.0
     interval: tuple[float, float] = UNCALIBRATED
     entries: int = 0
+    source: float = 1.0
 
     def scale(self, outcome: Outcome, age: float | None) -> float:
         """Calibrated over simulated seconds of an outcome."""
@@ -47,19 +52,35 @@ class Factors:
             return 1.0
         scaled = sum(self.factors.get(kind, 1.0) * seconds for kind, seconds in outcome.seconds.items())
         scaled += self.host_s * outcome.passes + self.scan_s * outcome.scans
-        return scaled / total * math.exp(self.ageing * (age or 0.0))
+        return scaled / total * math.exp(self.ageing * (age or 0.0)) * self.source
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Factors by stack; `of` never fails."""
+    """Factors by stack, and factors of sources by kind of run; `of` never fails."""
 
     stacks: Mapping[str, Factors] = field(default_factory=dict)
+    sources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
-    def of(self, stack: str) -> Factors:
-        """The factors of a stack; of its kind of run over all stacks where it has none; else none."""
-        kind = stack.partition(" ")[2]
-        return self.stacks.get(stack) or self.stacks.get(f"any {kind}") or Factors()
+    def of(self, stack: str, source: str = "") -> Factors:
+        """The factors of a stack; of its kind of run over all stacks where it has none; else none. source: where the
+        figure stands, if it is known."""
+        run, _ = run_and_format(stack)
+        names = (stack, f"any {stack.partition(' ')[2]}", f"any {run}")
+        found = next((self.stacks[name] for name in names if name in self.stacks), Factors())
+        return replace(found, source=self.sources.get(run, {}).get(source_name(source), 1.0))
+
+
+def run_and_format(stack: str) -> tuple[str, str]:
+    """``megatron fp8`` → (training, fp8); ``trtllm load`` → (load, '')."""
+    second = stack.partition(" ")[2]
+    formats = {precision.compute for precision in PRECISIONS.values()}
+    return (TRAINING, second) if second in formats or second == TRAINING else (second, "")
+
+
+def source_name(source: str) -> str:
+    """A source without the version that was read: of a file in a repository, the file."""
+    return source.partition(" @")[0].strip()
 
 
 def age(software: str) -> float | None:
@@ -74,6 +95,7 @@ def load_calibration(path: Path = SHIPPED) -> Calibration:
     if not path.is_file():
         return Calibration()
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    sources = {run: dict(factors) for run, factors in data.get("sources", {}).items()}
     return Calibration(
         {
             stack: Factors(
@@ -85,5 +107,6 @@ def load_calibration(path: Path = SHIPPED) -> Calibration:
                 int(kept.get("entries", 0)),
             )
             for stack, kept in data["stacks"].items()
-        }
+        },
+        sources,
     )

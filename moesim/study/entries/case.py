@@ -22,6 +22,7 @@ class Case:
     is not dated. assumed: what the entry does not state. base: the same without what a speed-up is about. kept: tokens
     that users get for each token that a step computes, below 1 where drafted tokens are thrown away; kept_tokens: that
     one user gets in a step. devices: of the whole system, None where they are the scenario's.
+    source: where the figure stands.
     """
 
     id: str
@@ -34,6 +35,7 @@ class Case:
     kept: float = 1.0
     kept_tokens: float = 1.0
     devices: int | None = None
+    source: str = ""
 
 
 @dataclass(slots=True)

@@ -67,6 +67,7 @@ def case_of_file(document: Document) -> tuple[Case, Expected]:
         kept=expected.kept,
         kept_tokens=expected.kept_tokens,
         devices=expected.devices,
+        source=expected.source,
     )
     return case, expected
 

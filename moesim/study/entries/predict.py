@@ -42,7 +42,8 @@ def case_of(entry: Entry, runner: Runner) -> Case:
     wanted, why = quantity(entry.metric, entry.unit)
     if wanted is None:
         raise NotStated(why)
-    return training_case(entry, wanted) if entry.kind == "training" else inference_case(entry, wanted, runner)
+    case = training_case(entry, wanted) if entry.kind == "training" else inference_case(entry, wanted, runner)
+    return replace(case, source=entry.source)
 
 
 def predict_entry(entry: Entry, runner: Runner, calibration: Calibration) -> Prediction:
@@ -76,7 +77,7 @@ def rescaled(prediction: Prediction, calibration: Calibration) -> Prediction:
 
 
 def _prediction(case: Case, outcome: Outcome, calibration: Calibration, base_s: float | None) -> Prediction:
-    factors = calibration.of(case.stack)
+    factors = calibration.of(case.stack, case.source)
     value = read(case, outcome, factors.scale(outcome, case.age), base_s)
     low, high = bounds(case, outcome, value, factors)
     return Prediction(value, low, high, "; ".join(case.assumed), "", case, outcome)

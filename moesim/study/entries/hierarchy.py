@@ -1,0 +1,162 @@
+"""A robust hierarchical fit: what all stacks share, what one stack adds to it, and what one source of figures adds.
+
+Of a published figure the logarithm of the factor that its simulated time wants is explained by
+
+    ln Σ_k e^θ_k · share_k + (host · passes + scan · scans) / total,   plus   ageing · age   plus   u_source
+
+θ_k = all + stack + format: the format of the products has terms of its own for kinds of work that multiply matrices in
+it (`BY_FORMAT`) alone; launches, exchanges, bubbles and ageing are those of the stack, whatever the format. host, scan
+and ageing are exponentials of such sums, so that no sign can come out wrong. Every term is drawn to zero (ridge), the
+more the fewer figures speak for it, so that a format of one model borrows from the others and an unseen stack or source
+gets what all share. Errors beyond `LOSS_SCALE` count linearly (soft L1), prior terms quadratically.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from moesim.study.entries.outcome import Outcome
+
+LOSS_SCALE = 0.12  # of log errors; beyond it a figure counts linearly
+BY_FORMAT = ("experts", "dense")
+HOST, SCAN, AGEING = "host_s", "scan_s", "ageing"
+# Where a constant is drawn to, and by which factor it may well differ from that: a layer's hundred kernels forward and
+# back launched at some 10 µs each; 1 s for 10^12 elements of states; a tenth of the time a year.
+CENTRE = {HOST: 1e-3, SCAN: 1.0, AGEING: 0.1}
+
+
+@dataclass(frozen=True, slots=True)
+class Spreads:
+    """Standard deviations of the terms, in log units. all, stack, format: of a kind's factor. constants, own: of host,
+    scan and ageing, in all and of one stack. source: of the factor of one source."""
+
+    all: float = 0.4
+    stack: float = 0.2
+    format: float = 0.2
+    constants: float = 1.0
+    own: float = 0.3
+    source: float = 0.15
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One figure. stack, format: of its software, format empty where runs of all formats are alike."""
+
+    stack: str
+    format: str
+    source: str
+    outcome: Outcome
+    age: float
+    wanted: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Terms:
+    """Fitted terms: {(level, name, of whom): log units}."""
+
+    kinds: tuple[str, ...]
+    values: Mapping[tuple[str, str, str], float]
+
+    def factor(self, kind: str, stack: str, form: str) -> float:
+        """The factor on a kind of work."""
+        found = self._sum(kind, stack) + self.values.get(("format", kind, form), 0.0)
+        return float(np.exp(found))
+
+    def constant(self, name: str, stack: str) -> float:
+        """host_s, scan_s or ageing."""
+        return CENTRE[name] * float(np.exp(self._sum(name, stack)))
+
+    def sources(self) -> dict[str, float]:
+        """The factor of each source on its times."""
+        found = {of: value for (level, _, of), value in self.values.items() if level == "source"}
+        return {name: float(np.exp(value)) for name, value in sorted(found.items())}
+
+    def _sum(self, name: str, stack: str) -> float:
+        return self.values.get(("all", name, ""), 0.0) + self.values.get(("stack", name, stack), 0.0)
+
+
+def fit_terms(rows: Sequence[Row], spreads: Spreads = Spreads()) -> Terms:
+    """The terms that explain rows of one kind of run best."""
+    from scipy.optimize import least_squares
+
+    problem = _Problem(rows, spreads)
+    start = np.zeros(len(problem.names))
+    found = least_squares(problem.residuals, start, jac=problem.jacobian, loss=problem.loss, f_scale=1.0)
+    return Terms(problem.kinds, dict(zip(problem.names, found.x.tolist(), strict=True)))
+
+
+class _Problem:
+    """Residuals in units of their spread: those of figures first, then every term's own."""
+
+    def __init__(self, rows: Sequence[Row], spreads: Spreads):
+        self.kinds = tuple(sorted({kind for row in rows for kind in row.outcome.seconds if kind != "idle"}))
+        self._count = len(rows)
+        self._exponents = (*self.kinds, HOST, SCAN, AGEING)
+        self.names, widths, uses = [], [], []
+        for level, name, of, width, used in _levels(rows, self._exponents, spreads):
+            self.names.append((level, name, of))
+            widths.append(width)
+            uses.append(used)
+        self._widths = np.array(widths)
+        column = {name: position for position, name in enumerate(self._exponents)}
+        # [row, exponent, term]: whether the term counts for the exponent of the row.
+        self._design = np.zeros((len(rows), len(column) + 1, len(self.names)))
+        for position, ((level, name, _), used) in enumerate(zip(self.names, uses, strict=True)):
+            self._design[used, column[name] if level != "source" else len(column), position] = 1.0
+        total = np.array([sum(row.outcome.seconds.values()) for row in rows])
+        amounts = [[row.outcome.seconds.get(kind, 0.0) for kind in self.kinds] for row in rows]
+        amounts = np.array(amounts).reshape(len(rows), len(self.kinds))
+        self._rest = 1 - amounts.sum(axis=1) / total
+        passes = CENTRE[HOST] * np.array([row.outcome.passes for row in rows])
+        scans = CENTRE[SCAN] * np.array([row.outcome.scans for row in rows])
+        self._shares = np.column_stack([amounts, passes, scans]) / total[:, None]
+        self._age = np.array([row.age for row in rows])
+        self._wanted = np.log([row.wanted for row in rows])
+
+    def _parts(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """(weighted shares [row, exponent], their sum with the rest [row], ageing [row], source [row])."""
+        exponents = self._design @ x
+        weighted = self._shares * np.exp(exponents[:, :-2])
+        ageing = CENTRE[AGEING] * np.exp(exponents[:, -2])
+        return weighted, weighted.sum(axis=1) + self._rest, ageing, exponents[:, -1]
+
+    def residuals(self, x: np.ndarray) -> np.ndarray:
+        _, scaled, ageing, source = self._parts(x)
+        missed = np.log(np.maximum(scaled, 1e-9)) + ageing * self._age + source - self._wanted
+        return np.concatenate([missed / LOSS_SCALE, x / self._widths])
+
+    def jacobian(self, x: np.ndarray) -> np.ndarray:
+        weighted, scaled, ageing, _ = self._parts(x)
+        slopes = np.column_stack([weighted / scaled[:, None], ageing * self._age, np.ones(self._count)])
+        figures = np.einsum("re,ret->rt", slopes, self._design) / LOSS_SCALE
+        return np.concatenate([figures, np.diag(1 / self._widths)])
+
+    def loss(self, z: np.ndarray) -> np.ndarray:
+        """Soft L1 of figures, squares of terms; with two derivatives, as scipy asks."""
+        root = np.sqrt(1 + z)
+        rho = np.array([2 * (root - 1), 1 / root, -0.5 / root**3])
+        rho[0, self._count :] = z[self._count :]
+        rho[1, self._count :], rho[2, self._count :] = 1.0, 0.0
+        return rho
+
+
+def _levels(rows: Sequence[Row], exponents: Sequence[str], spreads: Spreads):
+    """(level, name, of whom, spread, rows [bool]) of every term."""
+    stack, form, source = (np.array([getattr(row, name) for row in rows]) for name in ("stack", "format", "source"))
+    everyone = np.ones(len(rows), dtype=bool)
+    for name in exponents:
+        constant = name in CENTRE
+        yield "all", name, "", spreads.constants if constant else spreads.all, everyone
+        for of in np.unique(stack):
+            yield "stack", name, str(of), spreads.own if constant else spreads.stack, stack == of
+    for name in BY_FORMAT:
+        if name in exponents:
+            for of in np.unique(form):
+                if of:
+                    yield "format", name, str(of), spreads.format, form == of
+    for of in np.unique(source):
+        if of:
+            yield "source", "", str(of), spreads.source, source == of

@@ -1,0 +1,107 @@
+"""The hierarchical fit: known factors come back, strangers borrow, signs hold, sources are shrunk."""
+
+import numpy as np
+import pytest
+
+from moesim.study.entries.calibration import Calibration, Factors, load_calibration, source_name
+from moesim.study.entries.fit import Figure, calibration_text, fit_calibration, held_out
+from moesim.study.entries.hierarchy import Row, Spreads, fit_terms
+from moesim.study.entries.outcome import Outcome
+
+SHARES = [(0.7, 0.2, 0.1), (0.2, 0.7, 0.1), (0.4, 0.2, 0.4), (0.1, 0.3, 0.6), (0.5, 0.4, 0.1), (0.3, 0.3, 0.4)]
+
+
+def outcome(experts, dense, bubble, passes=0.0, scans=0.0):
+    seconds = {"experts": experts, "dense": dense, "bubble": bubble}
+    return Outcome(8, 8, sum(seconds.values()), seconds, passes=passes, scans=scans)
+
+
+def rows(factors, stack="megatron", form="fp8", source="", age=0.0, level=1.0):
+    found = []
+    for shares in SHARES:
+        wanted = float(np.dot(shares, factors)) * level
+        found.append(Row(stack, form, source, outcome(*shares), age, wanted))
+    return found
+
+
+def test_factors_of_kinds_of_work_come_back():
+    terms = fit_terms(rows((1.4, 0.9, 1.1)) * 20)
+    found = [terms.factor(kind, "megatron", "fp8") for kind in ("experts", "dense", "bubble")]
+    assert found == pytest.approx([1.4, 0.9, 1.1], rel=0.02)
+
+
+def test_few_figures_move_little_and_outliers_hardly_more():
+    one = fit_terms([Row("megatron", "fp8", "", outcome(1.0, 0.0, 0.0), 0.0, 3.0)])
+    assert 1.2 < one.factor("experts", "megatron", "fp8") < 3.0
+    many = fit_terms([*rows((1.0, 1.0, 1.0)) * 5, Row("megatron", "fp8", "", outcome(1.0, 0.0, 0.0), 0.0, 5.0)])
+    assert many.factor("experts", "megatron", "fp8") == pytest.approx(1.0, abs=0.08)
+
+
+def test_a_format_of_its_own_has_terms_for_products_alone():
+    terms = fit_terms([*rows((1.3, 1.0, 1.5)) * 10, *rows((1.6, 1.0, 1.5), form="fp4") * 10])
+    assert terms.factor("experts", "megatron", "fp4") == pytest.approx(1.6, rel=0.04)
+    assert terms.factor("bubble", "megatron", "fp4") == terms.factor("bubble", "megatron", "fp8")
+    # A format that nobody trained in has what all share.
+    assert 1.3 < terms.factor("experts", "megatron", "bf16") < 1.6
+    # So has a stack that nobody published.
+    assert terms.factor("bubble", "maxtext", "fp8") == pytest.approx(1.5, abs=0.35)
+
+
+def test_host_scans_and_ageing_cannot_be_negative():
+    shrinking = [Row("m", "fp8", "", outcome(*s, passes=50, scans=0.1), age, 0.7 - 0.2 * age)
+                 for s in SHARES for age in (0.0, 1.0)]  # fmt: skip
+    terms = fit_terms(shrinking)
+    assert all(terms.constant(name, "m") > 0 for name in ("host_s", "scan_s", "ageing"))
+    assert terms.constant("ageing", "m") < 0.1
+
+
+def test_ageing_comes_back():
+    found = [row for age in (0.0, 0.5, 1.0) for row in rows((1, 1, 1), age=age, level=np.exp(0.4 * age))]
+    assert fit_terms(found * 5).constant("ageing", "megatron") == pytest.approx(0.4, rel=0.1)
+
+
+def test_a_source_is_shrunk_towards_the_others():
+    apart = [*rows((1, 1, 1), source="a") * 5, *rows((1, 1, 1), source="b", level=1.3)]
+    found = fit_terms(apart).sources()
+    assert 1.05 < found["b"] / found["a"] < 1.3
+    assert fit_terms(apart, Spreads(source=0.01)).sources()["b"] == pytest.approx(1.0, abs=0.01)
+
+
+def figure(number, shares, model="m", hardware="h", source="s", stack="megatron fp8"):
+    wanted = float(np.dot(shares, (1.4, 0.9, 1.1)))
+    return Figure(stack, model, hardware, source_name(source), outcome(*shares), 0.0, wanted, str(number))
+
+
+def test_held_out_errors_come_from_fits_without_the_figure():
+    found = [figure(n, SHARES[n % 6], model="ab"[n // 6 % 2]) for n in range(24)]
+    stranger = figure(24, (0.5, 0.3, 0.2), model="c", source="other")
+    odd = Figure("megatron fp8", "c", "h", "other", stranger.outcome, 0.0, 2 * stranger.wanted, "odd")
+    errors = held_out([*found, odd], "model")
+    assert np.abs(errors[:-1]).max() < 0.15
+    assert errors[-1] == pytest.approx(-np.log(2), abs=0.1)
+
+
+def test_a_calibration_is_written_and_read_back(tmp_path):
+    found = [figure(n, SHARES[n % 6], model="ab"[n % 2], source="repo file.md @1234567") for n in range(24)]
+    calibration, errors = fit_calibration(found)
+    path = tmp_path / "c.yaml"
+    path.write_text(calibration_text(calibration, errors, source="made up", date="2026-01-01"))
+    again = load_calibration(path)
+    assert again.of("megatron fp8") == calibration.of("megatron fp8")
+    assert again.of("megatron fp8").entries == 24
+    assert set(errors["megatron fp8"]) == {
+        "in sample",
+        *(f"unseen {by}" for by in ("entry", "model", "hardware", "source")),
+    }
+    # A source is known by its file, whatever version of it was read; a stranger has no factor.
+    assert again.of("megatron fp8", "repo file.md @7654321").source == again.of("any fp8", "repo file.md").source != 1.0
+    assert again.of("megatron fp8", "elsewhere").source == 1.0
+    # Stacks and formats that no figure has.
+    assert again.of("maxtext fp8").factors == again.of("any fp8").factors
+    assert again.of("maxtext fp4").factors == again.of("any training").factors
+    assert again.of("maxtext load").factors == {}
+
+
+def test_a_source_scales_the_time():
+    assert Factors(source=1.2).scale(outcome(1, 1, 1), None) == pytest.approx(1.2)
+    assert Calibration().of("x load", "y").scale(outcome(1, 1, 1), 1.0) == 1.0
