@@ -33,8 +33,7 @@ def offload(
 ) -> None:
     """Compare expert caches and prefetches on the same replayed decode steps: hit rates, bytes, stalls, tokens/s."""
     from moesim.spec.assembly import assemble, read_scenario
-    from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
-    from moesim.study.step.metrics import rounded
+    from moesim.study.results.record import SCHEMA_VERSION, rounded, scenario_hash
     from moesim.study.step.offload import compare_policies
     from moesim.workload.offload.caches import CACHES
     from moesim.workload.offload.prefetch import PREFETCHES

@@ -48,7 +48,7 @@ def plan(
         return
     from moesim.study.planning.each_product import cheapest_on_each
     from moesim.study.planning.plan import make_plan, records
-    from moesim.study.step.metrics import rounded
+    from moesim.study.results.record import rounded
 
     progress = Progress()
     result = make_plan(file, change or (), jobs=jobs, progress=progress)

@@ -95,20 +95,15 @@ def _draw(table, grid, metric: str, path: Path) -> None:
         numbers = [column for column in table.select_dtypes("number") if column not in grid.fields]
         known = did_you_mean(metric, numbers) or f"; write one of {', '.join(numbers)}"
         raise InvalidInput(Problem(f"no figure is named {metric!r}{known}", "--metric"))
-    if draw_sweep(table, grid.leading, metric, path, Path(grid.base.file).name.removesuffix(".yaml")):
+    if draw_sweep(table, grid.leading, metric, path, grid.base.name):
         note(f"wrote {path}")
 
 
 def _object(table, grid) -> dict[str, object]:
-    import moesim
-    from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
-    from moesim.study.step.metrics import rounded
+    from moesim.study.results.record import origin, rounded
 
     return {
-        "schema_version": SCHEMA_VERSION,
-        "moesim_version": moesim.__version__,
-        "scenario": Path(grid.base.file).name.removesuffix(".yaml"),
-        "scenario_hash": scenario_hash(grid.base),
+        **origin(grid.base),
         "seed": grid.base.data.get("seed", 0),
         "over": [{field: list(values) for field, values in axis.items()} for axis in grid.axes],
         "counts": _counts(table),

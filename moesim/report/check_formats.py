@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import moesim
 from moesim.study.regression_check.check import VERDICTS, Check, Finding
-from moesim.study.step.metrics import rounded
+from moesim.study.results.record import rounded
 
 Places = Mapping[Finding, tuple[str, int]]
 _LEVELS = {"regression": "error", "drift": "warning"}  # of GitHub's annotations

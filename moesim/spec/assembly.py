@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -210,9 +209,8 @@ def assemble(
             ),
             "offload",
         )  # fmt: skip
-    name = Path(document.file).name.removesuffix(".yaml")
     return Assembly(
-        name,
+        document.name,
         _title(scenario, model, hardware),
         scenario,
         deployment,

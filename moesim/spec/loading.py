@@ -56,6 +56,11 @@ class Document:
     values: Mapping[FieldPath, tuple[int, int]]
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def name(self) -> str:
+        """The file's name without folder and ending, as results call the scenario."""
+        return Path(self.file).name.removesuffix(".yaml")
+
     def check(self, schema: type[Schema]) -> Schema:
         """The file as a value of `schema`; raises InvalidInput with every problem, in the order of the file."""
         found = list(self.problems)

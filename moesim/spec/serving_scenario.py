@@ -173,8 +173,8 @@ class ServingAssembly:
 
     @property
     def name(self) -> str:
-        """The file's name."""
-        return Path(self.document.file).name.removesuffix(".yaml")
+        """`Document.name` of its file."""
+        return self.document.name
 
 
 def assemble_serving(name_or_path: str, changes: Iterable[str] = ()) -> ServingAssembly:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
@@ -186,9 +185,8 @@ def _built(document: Document) -> TrainingAssembly:
         placement = tell.now(lambda: place_experts(scenario.placement, site, learned), "placement")
     known = (model, cluster, network, machine, parallelism, formats, schedule, stages, placement)
     job = _job(scenario, *known, microbatches)
-    name = Path(document.file).name.removesuffix(".yaml")
     title = f"{model.title} training on {scenario.cluster.devices:,} × {hardware.title.partition(',')[0]}"
-    return TrainingAssembly(name, title, scenario, job, site, replayed)
+    return TrainingAssembly(document.name, title, scenario, job, site, replayed)
 
 
 def _site(

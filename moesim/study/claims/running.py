@@ -19,7 +19,7 @@ from moesim.spec.loading import read
 from moesim.study.claims.measures import MEASURES
 from moesim.study.claims.reading import Claim, Measurement
 from moesim.study.results.files import whole_file
-from moesim.study.step.metrics import rounded
+from moesim.study.results.record import rounded
 from moesim.study.sweeps.schedulers import WorkerDied, executor
 
 Progress = Callable[[int, int], None]

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import moesim
 from moesim.study.claims.verdict import VERDICTS, Decided
 from moesim.study.claims.words import amount, claimed, span, told
-from moesim.study.results.record import SCHEMA_VERSION
-from moesim.study.step.metrics import rounded
+from moesim.study.results.record import SCHEMA_VERSION, rounded
 
 
 def counts(decided: Sequence[Decided]) -> dict[str, int]:

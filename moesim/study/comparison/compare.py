@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pandas as pd
 
@@ -12,9 +11,8 @@ import moesim
 from moesim.errors import Infeasible, InvalidInput, Problem
 from moesim.spec.assembly import read_scenario
 from moesim.spec.loading import Document
-from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
+from moesim.study.results.record import SCHEMA_VERSION, rounded, scenario_hash
 from moesim.study.scenarios import Outcome, ScenarioKind, attempt, figure, kind_of, run_document
-from moesim.study.step.metrics import rounded
 from moesim.study.sweeps.grid import as_text
 
 # What the average rank does beside others' work, or not at all: the step less its operations one after another.
@@ -114,7 +112,7 @@ def _run(document: Document, name: str) -> Outcome:
 
 
 def _names(first: Document, second: Document, changes: tuple[str, ...]) -> tuple[str, str]:
-    one, two = (Path(document.file).name.removesuffix(".yaml") for document in (first, second))
+    one, two = first.name, second.name
     if changes:
         two = f"{two} with {', '.join(changes)}" if one != two else ", ".join(changes)
     return one, two

@@ -17,11 +17,10 @@ from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
 from moesim.spec.serving_scenario import serving_assembly
 from moesim.spec.training_assembly import assemble_training, is_training
-from moesim.study.step.metrics import rounded
+from moesim.study.results.record import SCHEMA_VERSION, rounded
 from moesim.workload.deployment import Batch
 from moesim.workload.inference import inference_step
 
-SCHEMA_VERSION = 1
 # The degree that each kind of collective belongs to, where its members could be those of several.
 _OWNER = {
     "dispatch": "ep", "combine": "ep", "gradient_dispatch": "ep", "gradient_combine": "ep",

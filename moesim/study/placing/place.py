@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 import numpy as np
 import pandas as pd
 
-import moesim
 from moesim.errors import InvalidInput, Problem
 from moesim.placement.optimum import MOST_VARIABLES, variables
 from moesim.placement.policies import POLICIES, REPLICATING
@@ -28,8 +27,7 @@ from moesim.study.placing.bench import Bench, Judged
 from moesim.study.placing.table import cross_node_bytes, policy_table
 from moesim.study.placing.workloads import Workloads, workloads
 from moesim.study.results.notebook import small_table
-from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
-from moesim.study.step.metrics import rounded
+from moesim.study.results.record import origin, rounded
 
 Progress = Callable[[str, int, int], None]
 
@@ -132,10 +130,7 @@ def place_json(study: PlacementStudy) -> dict[str, object]:
     parts = study.workloads
     return rounded(
         {
-            "schema_version": SCHEMA_VERSION,
-            "moesim_version": moesim.__version__,
-            "scenario": study.judged[0].results[parts.judged.name].metrics["scenario"],
-            "scenario_hash": scenario_hash(study.document),
+            **origin(study.document),
             "seed": study.document.check(Scenario).seed,
             "learned_on": parts.learned.name,
             "judged_on": parts.judged.name,

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import moesim
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
 from moesim.model.architecture import MoEModel
@@ -27,8 +26,7 @@ from moesim.study.planning.search import Found, Lengths, mean_lengths, search, u
 from moesim.study.planning.sensitivity import sensitivity
 from moesim.study.planning.serve_candidate import Evaluation
 from moesim.study.results.notebook import plan_html
-from moesim.study.step.metrics import rounded
-from moesim.study.step.run import SCHEMA_VERSION, scenario_hash
+from moesim.study.results.record import origin, rounded
 
 Progress = Callable[[str, int, int], None]
 
@@ -219,10 +217,7 @@ def _metrics(
     fitted = load_fitted()
     finalists, gains, compared = (records(study) for study in studies)
     return {
-        "schema_version": SCHEMA_VERSION,
-        "moesim_version": moesim.__version__,
-        "plan": Path(document.file).name.removesuffix(".yaml"),
-        "scenario_hash": scenario_hash(document),
+        **origin(document, "plan"),
         "description": plan.description,
         "model": plan.model,
         "rate": plan.load.rate,

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pandas as pd
 
-import moesim
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
 from moesim.spec import library
@@ -19,8 +18,7 @@ from moesim.spec.plan_file import Economics, TrainingAlternative, TrainingPlan
 from moesim.spec.profile import load_profile
 from moesim.study.planning.economics import device_usd_per_hour, device_watts
 from moesim.study.reliability.training_runs import runs_of
-from moesim.study.step.metrics import rounded
-from moesim.study.step.run import SCHEMA_VERSION, scenario_hash
+from moesim.study.results.record import origin, rounded
 
 _HOUR, _DAY = 3600.0, 86400.0
 
@@ -71,10 +69,7 @@ def training_plan_of(
     table = pd.DataFrame(rows).sort_values("usd", ignore_index=True)
     table["over_cheapest"] = table["usd"] / table["usd"].min()
     metrics = {
-        "schema_version": SCHEMA_VERSION,
-        "moesim_version": moesim.__version__,
-        "plan": Path(document.file).name.removesuffix(".yaml"),
-        "scenario_hash": scenario_hash(document),
+        **origin(document, "plan"),
         "description": plan.description,
         "tokens": plan.tokens,
         "alternatives": table.astype(object).where(table.notna(), None).to_dict("records"),

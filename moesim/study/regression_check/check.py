@@ -16,8 +16,8 @@ from moesim.spec.baseline_file import BaselineAnchor, BaselineFile, BaselineRun,
 from moesim.spec.loading import Document
 from moesim.spec.profile import load_profile
 from moesim.study.regression_check.baseline import read_baseline
+from moesim.study.results.record import rounded
 from moesim.study.scenarios import attempt, figure
-from moesim.study.step.metrics import rounded
 from moesim.study.validation.kernels.validate import predict_table, sample_tables, statistics
 from moesim.study.validation.tables import read_table
 

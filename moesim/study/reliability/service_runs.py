@@ -11,12 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-import moesim
 from moesim.errors import InvalidInput
 from moesim.resilience.failures import FailureClass
 from moesim.resilience.process import DOWN, Job, Operations
@@ -32,9 +30,8 @@ from moesim.spec.serving_scenario import ServingAssembly, serving_assembly
 from moesim.study.reliability.lost_rank import measure_lost_rank
 from moesim.study.reliability.over_seeds import recorded_failures, spread
 from moesim.study.results.notebook import spread_html
-from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
+from moesim.study.results.record import origin, rounded
 from moesim.study.serving_load.serve import build_fleet, request_table
-from moesim.study.step.metrics import rounded
 
 _SERVED_STATES = 6  # of the most frequent ones; the rest together is reported as not served
 _FAILURE_AT = 1 / 3  # of the time over which requests arrive
@@ -252,10 +249,7 @@ def _metrics(
     weights = states["share"] / served_share
     lost = pd.Series([(servers - log.up) * job.devices * log.wall_s / 3600 for log in logs])
     return {
-        "schema_version": SCHEMA_VERSION,
-        "moesim_version": moesim.__version__,
-        "scenario": Path(document.file).name.removesuffix(".yaml"),
-        "scenario_hash": scenario_hash(document),
+        **origin(document),
         "description": scenario.description,
         "seed": scenario.seed,
         "seeds": scenario.seeds,

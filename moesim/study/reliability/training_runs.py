@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import moesim
 from moesim.errors import InvalidInput, Problem
 from moesim.resilience.checkpoints import Checkpointing, check_storage, daly, delta, expected_stretch, young
 from moesim.resilience.failures import FailureClass
@@ -22,8 +21,7 @@ from moesim.spec.resilience_scenario import TrainingRun
 from moesim.study.reliability.over_seeds import KeptSeeds, recorded_failures, spread
 from moesim.study.reliability.step_facts import StepFacts, step_facts
 from moesim.study.results.notebook import spread_html
-from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
-from moesim.study.step.metrics import rounded
+from moesim.study.results.record import origin, rounded, scenario_hash
 
 _AROUND_DALY = (0.125, 0.25, 0.5, 0.71, 1.0, 1.41, 2.0, 4.0, 8.0)  # intervals tried for ``best``, of Daly's
 _TRIED_SEEDS = 8
@@ -235,10 +233,7 @@ def _metrics(
     seconds = table["wall_s"].sum()
     failures = [column for column in table if str(column).endswith("_failures")]
     return {
-        "schema_version": SCHEMA_VERSION,
-        "moesim_version": moesim.__version__,
-        "scenario": Path(document.file).name.removesuffix(".yaml"),
-        "scenario_hash": scenario_hash(document),
+        **origin(document),
         "description": scenario.description,
         "seed": scenario.seed,
         "seeds": len(table),

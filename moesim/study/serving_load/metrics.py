@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-import moesim
 from moesim.serving.fleet import Fleet, Run
 from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.requests import STATUSES
 from moesim.spec.serving_constants import Fitted
 from moesim.spec.serving_scenario import ServingAssembly
-from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
+from moesim.study.results.record import origin
 
 PERCENTILES = (50, 90, 95, 99)
 
@@ -30,10 +29,7 @@ def serving_metrics(
     rate = 1 / seconds if seconds > 0 else 0.0
     counts = {status: int((table["status"] == status).sum()) for status in STATUSES}
     return {
-        "schema_version": SCHEMA_VERSION,
-        "moesim_version": moesim.__version__,
-        "scenario": assembly.name,
-        "scenario_hash": scenario_hash(assembly.document),
+        **origin(assembly.document),
         "title": assembly.decode.title.replace(" decode on", " served on"),
         "description": scenario.description,
         "seed": scenario.seed,

@@ -27,9 +27,9 @@ from moesim.spec.parts import overlap_of
 from moesim.spec.serving_constants import Fitted, load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, assemble_serving
 from moesim.study.results.notebook import serving_html
+from moesim.study.results.record import rounded
 from moesim.study.serving_load.metrics import serving_metrics
 from moesim.study.serving_load.scaling import elastic_rule
-from moesim.study.step.metrics import rounded
 from moesim.workload.footprint import kv_bytes
 
 

@@ -141,14 +141,3 @@ def hottest_link(deployment: Deployment, timeline: Timeline, rounds: int = 1) ->
     source, target = deployment.network.links.ends[link]
     used, size = float(found.utilisation[link]), float(found.load[:, link].sum())
     return {"from": source, "to": target, "utilisation": used, "bytes": size}
-
-
-def rounded(value: object) -> object:
-    """Plain data with floats cut to 9 significant digits, so that equal scenarios print equal bytes."""
-    if isinstance(value, dict):
-        return {key: rounded(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [rounded(item) for item in value]
-    if isinstance(value, float):
-        return float(f"{value:.9g}") if math.isfinite(value) else None
-    return value

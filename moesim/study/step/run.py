@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-import moesim
 from moesim.engine.simulate import simulate
 from moesim.engine.timeline import Timeline
 from moesim.errors import InvalidInput
@@ -15,8 +14,8 @@ from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
 from moesim.spec.training_assembly import is_training
 from moesim.study.results.notebook import step_html
-from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
-from moesim.study.step.metrics import per_step, rounded, step_metrics
+from moesim.study.results.record import origin, rounded
+from moesim.study.step.metrics import per_step, step_metrics
 from moesim.study.step.offload import offload_metrics, offload_needs, simulate_offload
 from moesim.study.step.routing_facts import dropping_metrics, router_metrics
 from moesim.study.step.speculative import speculative_metrics
@@ -53,7 +52,11 @@ def run_scenario(name_or_path: str, changes: Iterable[str] = ()) -> Result | Tra
     Infeasible when the step does not fit in HBM.
     """
     changes = tuple(changes)
-    document = read_scenario(name_or_path, changes)
+    return run_step(read_scenario(name_or_path, changes), changes)
+
+
+def run_step(document: Document, changes: tuple[str, ...] = ()) -> Result | TrainingResult:
+    """`run_scenario` of a file that has been read. changes: what was replaced in it, for the record."""
     if is_training(document):
         return run_training(document, changes)
     return run_assembly(document, assemble(document), changes)
@@ -78,10 +81,7 @@ def run_assembly(document: Document, assembly: Assembly, changes: tuple[str, ...
     if assembly.dropped is not None:
         found["dropped"] = dropping_metrics(assembly.dropped, assembly.routes.count)
     metrics = {
-        "schema_version": SCHEMA_VERSION,
-        "moesim_version": moesim.__version__,
-        "scenario": assembly.name,
-        "scenario_hash": scenario_hash(document),
+        **origin(document),
         "title": assembly.title,
         "changes": list(changes),
         "description": assembly.scenario.description,

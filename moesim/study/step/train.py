@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import moesim
 from moesim.engine.simulate import simulate
 from moesim.engine.timeline import Timeline
 from moesim.errors import InvalidInput
@@ -12,8 +11,7 @@ from moesim.network.fidelity import FIDELITIES
 from moesim.spec.loading import Document
 from moesim.spec.training_assembly import TrainingAssembly, assemble_training, check_memory
 from moesim.study.results.notebook import step_html
-from moesim.study.results.record import SCHEMA_VERSION, scenario_hash
-from moesim.study.step.metrics import rounded
+from moesim.study.results.record import origin, rounded
 from moesim.study.step.training_metrics import training_metrics
 from moesim.workload.training.step import TrainingStep, training_step
 
@@ -56,10 +54,7 @@ def run_training_assembly(
     needs = check_memory(document, assembly, step.draws)
     timeline = simulate(step.programs, FIDELITIES[job.fidelity].rates, job.network.capacity)
     metrics = {
-        "schema_version": SCHEMA_VERSION,
-        "moesim_version": moesim.__version__,
-        "scenario": assembly.name,
-        "scenario_hash": scenario_hash(document),
+        **origin(document),
         "title": assembly.title,
         "changes": list(changes),
         "description": assembly.scenario.description,
