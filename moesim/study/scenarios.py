@@ -7,13 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moesim.errors import Infeasible, InvalidInput, Problem
-from moesim.spec.assembly import assemble
 from moesim.spec.loading import Document, Spec
 from moesim.spec.resilience_scenario import ServiceRun, TrainingRun
 from moesim.spec.scenario import Scenario
 from moesim.spec.serving_scenario import ServingScenario, serving_assembly
 from moesim.spec.training_scenario import TrainingScenario
-from moesim.study.step.run import run_assembly
+from moesim.study.step.run import run_step
 
 
 class Outcome(Protocol):
@@ -32,16 +31,6 @@ class ScenarioKind:
     run: Callable[[Document, tuple[str, ...]], Outcome]
     headline: tuple[str, ...]
     plotted: str
-
-
-def _run_step(document: Document, changes: tuple[str, ...]) -> Outcome:
-    return run_assembly(document, assemble(document), changes)
-
-
-def _run_training(document: Document, changes: tuple[str, ...]) -> Outcome:
-    from moesim.study.step.train import run_training
-
-    return run_training(document, changes)
 
 
 def _run_weeks(document: Document, changes: tuple[str, ...]) -> Outcome:
@@ -67,14 +56,14 @@ KINDS: dict[str, ScenarioKind] = {
     "workload:training": ScenarioKind(
         "training",
         TrainingScenario,
-        _run_training,
+        run_step,
         ("step_time_s", "tokens_per_s_per_device", "mfu", "bubble_share", "exposed_communication_s", "hbm_bytes"),
         "tokens_per_s_per_device",
     ),
     "workload": ScenarioKind(
         "step",
         Scenario,
-        _run_step,
+        run_step,
         ("step_time_s", "tokens_per_s_per_device", "exposed_communication_s", "waiting_s", "hbm_bytes"),
         "tokens_per_s_per_device",
     ),

@@ -21,8 +21,10 @@ from moesim.spec.loading import Document
 from moesim.spec.model_file import load_model
 from moesim.spec.profile import load_profile
 from moesim.spec.resilience_scenario import SimulatedStep, StatedStep
+from moesim.spec.scenario import Scenario
+from moesim.spec.training_assembly import is_training
 from moesim.spec.training_scenario import TrainingScenario
-from moesim.study.scenarios import kind_of, run_document
+from moesim.study.step.run import run_step
 from moesim.workload.training.optimizer import OPTIMIZERS
 
 
@@ -74,11 +76,11 @@ def step_facts(step: SimulatedStep | StatedStep, document: Document) -> StepFact
         inner = read_scenario(step.scenario, step.set, beside=document.file)
     except InvalidInput as error:
         raise document.locate(error, "step.scenario") from None
-    kind = kind_of(inner)
-    if kind.name == "serving":
-        raise InvalidInput(document.problem("step.scenario", "names a serving scenario; name one of a single step"))
-    metrics = run_document(inner).metrics
-    scenario = inner.check(kind.schema)
+    if "workload" not in inner.data:
+        wrong = f"names {inner.name}, which has no 'workload'; name a scenario of a single step"
+        raise InvalidInput(document.problem("step.scenario", wrong))
+    metrics = run_step(inner).metrics
+    scenario = inner.check(TrainingScenario if is_training(inner) else Scenario)
     hardware = load_profile(scenario.cluster.hardware, beside=inner.file)
     cluster = build_cluster(hardware, scenario.cluster.devices, **scenario.cluster.options.choices())
     model = load_model(scenario.model, beside=inner.file)

@@ -8,6 +8,7 @@ from moesim.errors import InvalidInput
 from moesim.study.reliability.training_runs import simulate_runs
 
 SHIPPED = "resilience-2048-gpus"
+STEP = "step: {time: 10 s, devices: 64, node: 8, tokens: 1000000}"
 
 
 @pytest.fixture
@@ -91,8 +92,7 @@ def test_no_progress_is_said(file):
 
 
 def test_a_simulated_step_says_its_devices_and_time(file):
-    step = "step: {scenario: mixtral-8x7b-h100, set: ['workload.sequences_per_rank=8']}"
-    path = file(**{"step: {time: 10 s, devices: 64, node: 8, tokens: 1000000}": step})
+    path = file(**{STEP: "step: {scenario: mixtral-8x7b-h100, set: ['workload.sequences_per_rank=8']}"})
     metrics = simulate_runs(path, ["seeds=1"]).metrics
     assert metrics["step"]["devices"] == 8
     assert metrics["step"]["tokens"] == 8
@@ -111,7 +111,12 @@ def test_a_simulated_step_says_its_devices_and_time(file):
         ("interval: 1 h", "interval: 1 h, kind: delta", "checkpoint.kind: a delta needs a training scenario"),
         ("size: 1 TB, ", "", "checkpoint.size: say how large the state is"),
         ("interval: 1 h", "interval: 1 h, asynchronous: true", "checkpoint.snapshot: say how long"),
-        ("step: {time: 10 s, devices: 64, node: 8, tokens: 1000000}", "step: {scenario: nowhere}", "nowhere"),
+        (STEP, "step: {scenario: nowhere}", "nowhere"),
+        (
+            STEP,
+            "step: {scenario: serving-deepseek-v3-b200}",
+            "step.scenario: names serving-deepseek-v3-b200",
+        ),
         ("  detection", "  log: absent.csv\n  detection", "failures.log: cannot read"),
     ],
 )
