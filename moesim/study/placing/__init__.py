@@ -1,0 +1,1 @@
+"""What each placement policy does to a step, and what it costs to get there."""

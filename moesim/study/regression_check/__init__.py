@@ -1,0 +1,1 @@
+"""The check against a baseline: what moved, and whether it blocks."""

@@ -1,0 +1,1 @@
+"""A served load: from requests to latency percentiles and goodput, and over many loads to a Pareto curve."""

@@ -1,0 +1,1 @@
+"""The closed loop on this machine: measure it, predict it, run it."""
