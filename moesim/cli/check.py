@@ -79,9 +79,9 @@ def _forms(wanted: list[str]) -> list[tuple[str, Path | None]]:
 
 
 def _report(result, forms: list[tuple[str, Path | None]], since: str) -> None:
+    from moesim.files import write_text
     from moesim.report.check_formats import FORMATS
     from moesim.study.regression_check.changed_lines import places
-    from moesim.study.results.files import whole_file
 
     located = places(result, since)
     for name, file in forms:
@@ -90,8 +90,7 @@ def _report(result, forms: list[tuple[str, Path | None]], since: str) -> None:
             say(text)
             continue
         file.parent.mkdir(parents=True, exist_ok=True)
-        with whole_file(file) as partial:
-            partial.write_text(text + "\n", encoding="utf-8")
+        write_text(file, text + "\n")
         note(f"wrote {file}")
 
 

@@ -55,16 +55,15 @@ def compare(
 
 
 def _write(found, folder: Path) -> list[Path]:
+    from moesim.files import write_table
     from moesim.report.compare_figure import draw_comparison
-    from moesim.study.results.files import whole_file
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "comparison.png"]
     draw_comparison(found, paths[0])
     for name, table in found.tables().items():
         paths.append(folder / f"{name}.csv")
-        with whole_file(paths[-1]) as partial:
-            table.to_csv(partial, index=False)
+        write_table(paths[-1], table)
     return paths
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from moesim.errors import InvalidInput
+from moesim.files import write_table
 
 if TYPE_CHECKING:
     from moesim.report.html.page import Page
@@ -70,6 +71,13 @@ def write_html(page: Page, path: Path, written: Iterable[Path] = ()) -> None:
 
     for each in write_page(page, path, [picture for picture in written if picture.suffix == ".png"]):
         note(f"wrote {each}")
+
+
+def save_table(table, path: Path) -> None:
+    """Write a DataFrame as CSV or Parquet, by the name's ending, and say so."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_table(path, table)
+    note(f"wrote {path}")
 
 
 def records(table) -> list[dict]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from moesim.cli.completion import complete_field, complete_scenario
 from moesim.cli.output import HtmlOption, Progress, check_html, note, print_json, print_table, say, write_html
+from moesim.files import write_table
 
 
 def serve(
@@ -62,9 +62,7 @@ def _write(result, folder: Path) -> list[Path]:
     paths = [folder / name for name in ("timeline.png", "latencies.png", "requests.parquet")]
     draw_timeline(result.run.journals, paths[0], title)
     draw_latencies(result.table, paths[1], title)
-    partial = paths[2].with_suffix(".partial")
-    result.table.to_parquet(partial)
-    os.replace(partial, paths[2])
+    write_table(paths[2], result.table)
     return paths
 
 

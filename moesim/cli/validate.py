@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import moesim
-from moesim.cli.output import note, print_json, print_table, records, say
+from moesim.cli.output import print_json, print_table, records, save_table, say
 from moesim.cli.validate_published import validate_published, validate_scenarios
 from moesim.cli.validate_serving import validate_serving
 from moesim.errors import InvalidInput
@@ -69,7 +68,7 @@ def validate(
             continue
         predicted = predict_table(table, load_profile)
         if target is not None:
-            _write(predicted, target)
+            save_table(predicted, target)
         reports.append((path, statistics(predicted, by or ("hardware", "software"))))
     if json and reports:
         print_json(
@@ -85,14 +84,6 @@ def validate(
 def _target(path: Path, paths: list[Path], out: Path | None) -> Path | None:
     """Where the predictions of one of some tables go."""
     return None if out is None else out if len(paths) == 1 and out.suffix else out / f"{path.stem}.parquet"
-
-
-def _write(table, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    table.to_csv(partial, index=False) if path.suffix == ".csv" else table.to_parquet(partial)
-    os.replace(partial, path)
-    note(f"wrote {path}")
 
 
 def _print(table) -> None:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from moesim.cli.output import Progress, note, print_json, print_table, records, say
+from moesim.cli.output import Progress, print_json, print_table, records, save_table, say
 from moesim.cli.validate_serving import cache_folder
 
 
@@ -24,7 +23,7 @@ def validate_published(path: Path, *, out: Path | None, json: bool) -> None:
     runner = Runner(cache_folder())
     predicted = predict_table(entries, table, runner, progress=lambda done, total: show("entries", done, total))
     if out is not None:
-        _write(predicted, out)
+        save_table(predicted, out)
     judged = predicted[predicted["kind"].isin(CONVERTED_KINDS)]
     errors = statistics(judged)
     share = converted_share(predicted)
@@ -47,7 +46,7 @@ def validate_scenarios(folder: Path, *, out: Path | None, json: bool) -> None:
     show = Progress()
     table = validate_folder(folder, Runner(cache_folder()), progress=lambda done, total: show("scenarios", done, total))
     if out is not None:
-        _write(table, out)
+        save_table(table, out)
     errors = statistics(table, by=("kind",))
     if json:
         print_json({"schema_version": 1, "scenarios": records(table), "errors": records(errors)})
@@ -66,14 +65,6 @@ def validate_scenarios(folder: Path, *, out: Path | None, json: bool) -> None:
     print_table(rows, header=("scenario", "published", "predicted", "unit", "error", "assumed"), right=(1, 2, 4))
     say()
     _print(errors)
-
-
-def _write(table, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    table.to_csv(partial, index=False) if path.suffix == ".csv" else table.to_parquet(partial)
-    os.replace(partial, path)
-    note(f"wrote {path}")
 
 
 def _print(errors) -> None:

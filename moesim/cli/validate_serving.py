@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.output import Progress, note, print_json, print_table, records, say
+from moesim.cli.output import Progress, note, print_json, print_table, records, save_table, say
+from moesim.files import write_text
 
 _NUMBERS = tuple(
     f"{name}_{part}" for name in ("tpot", "ttft") for part in ("mape", "median", "p90", "bias", "coverage")
@@ -26,11 +27,7 @@ def validate_serving(path: Path, *, out: Path | None, by: tuple[str, ...], json:
         read_table(path), cache=cache_folder(), progress=lambda done, total: show("rows", done, total)
     )
     if out is not None:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = out.with_name(f".{out.name}.partial")
-        predicted.to_csv(partial, index=False) if out.suffix == ".csv" else predicted.to_parquet(partial)
-        os.replace(partial, out)
-        note(f"wrote {out}")
+        save_table(predicted, out)
     errors = serving_statistics(predicted, by or ("hardware", "software"))
     choices = chosen_by_prediction(predicted) if {"ttft_s", "tpot_s"} <= set(predicted) else None
     if json:
@@ -75,9 +72,7 @@ def fit_serving(
         progress=lambda done, total: show("runs", done, total),
     )
     target = out or SHIPPED
-    partial = target.with_name(f".{target.name}.partial")
-    partial.write_text(fitted_text(found), encoding="utf-8")
-    os.replace(partial, target)
+    write_text(target, fitted_text(found))
     note(f"wrote {target}")
     rows = ((name, *(f"{value:.1%}" for value in errors.values())) for name, errors in found.errors.items())
     print_table(rows, header=("runs", *next(iter(found.errors.values()))), right=range(1, 8))

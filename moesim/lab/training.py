@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 from torch.nn import functional as F
 
 from moesim.errors import InvalidInput, Problem
+from moesim.files import whole_file
 from moesim.lab.corpus import Corpus, training_batch
 from moesim.lab.reference import ReferenceModel
 
@@ -125,10 +125,9 @@ def save_checkpoint(
     path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, done: int, fingerprint: str
 ) -> None:
     """Write a checkpoint to a temporary file, then rename it."""
-    temporary = path.with_name(f".{path.name}.partial")
     state = {"model": model.state_dict(), "optimiser": optimiser.state_dict(), "done": done, "run": fingerprint}
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with whole_file(path) as partial:
+        torch.save(state, partial)
 
 
 def load_checkpoint(path: Path, model: torch.nn.Module, optimiser: torch.optim.Optimizer, fingerprint: str) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
+
+from moesim.files import whole_file
 
 
 def new_figure(width: float, height: float, columns: int = 1):
@@ -20,8 +21,7 @@ def new_figure(width: float, height: float, columns: int = 1):
 
 
 def save_figure(figure, path: str | Path) -> None:
-    """Write a PNG beside its place, then move it there. The file holds no date and no version."""
-    path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=130, format="png", metadata={"Software": None})
-    os.replace(partial, path)
+    """Write a PNG, with the folder that it is to stand in. The file holds no date and no version."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as partial:
+        figure.savefig(partial, dpi=130, format="png", metadata={"Software": None})

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from moesim.files import write_text
 from moesim.report.canvas import save_figure
 from moesim.report.claims_figure import draw_claim
 from moesim.study.claims.table import columns_of, counts, figures_of
 from moesim.study.claims.verdict import FAILS, HOLDS, ONLY_WHEN, OPEN, Decided
-from moesim.study.results.files import whole_file
 
 _COLOURS = {HOLDS: "#2e7d32", ONLY_WHEN: "#b26a00", FAILS: "#b3261e", OPEN: "#5f6368"}
 _TITLE = "What is said of MoE systems, put to the test"
@@ -49,8 +49,7 @@ def write_claims_report(decided: Sequence[Decided], folder: str | Path) -> tuple
             save_figure(figure, drawn[each.claim.id])
     pages = {"claims.md": _markdown(decided, drawn, folder), "claims.html": _html(decided, drawn)}
     for name, text in pages.items():
-        with whole_file(folder / name) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     return tuple(folder / name for name in pages)
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from moesim.engine.timeline import Timeline, Track
+from moesim.files import whole_file
 from moesim.network.transfer import Transfer
 
 TICKS_PER_MICROSECOND = 10**6
@@ -21,13 +21,10 @@ def write_chrome_trace(
     bottleneck: names the ends of the link that a collective waits for, which the event then shows.
     Format: "Trace Event Format" of the Chromium project, complete events (``ph: X``).
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "w", encoding="utf-8") as file:
+    with whole_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
         file.write('{"displayTimeUnit":"ns","traceEvents":[\n')
         file.write(",\n".join(event for track in timeline.tracks for event in _events(track, bottleneck)))
         file.write("\n]}\n")
-    os.replace(partial, path)
 
 
 def _events(track: Track, bottleneck: Callable[[Transfer], tuple[str, str] | None]) -> Iterator[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from moesim.files import write_table, write_text
 from moesim.report.canvas import new_figure, save_figure
 from moesim.study.placing.place import PlacementStudy, place_json
 
@@ -20,8 +21,8 @@ def write_placement_report(study: PlacementStudy, folder: str | Path) -> list[Pa
     written = [folder / name for name in ("rank_load.png", "tradeoff.png", "policies.csv", "placement.json")]
     draw_rank_load(study, written[0])
     draw_tradeoff(study, written[1])
-    _write(written[2], study.table.to_csv(index=False))
-    _write(written[3], json.dumps(place_json(study), ensure_ascii=False, indent=2) + "\n")
+    write_table(written[2], study.table)
+    write_text(written[3], json.dumps(place_json(study), ensure_ascii=False, indent=2) + "\n")
     return written
 
 
@@ -67,9 +68,3 @@ def draw_tradeoff(study: PlacementStudy, path: str | Path) -> None:
     sizes.set(xlabel="GB")
     sizes.legend(fontsize=8, loc="lower right", bbox_to_anchor=(1, 1), ncols=2)
     save_figure(figure, path)
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)

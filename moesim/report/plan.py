@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+from moesim.files import write_table, write_text
 from moesim.report.canvas import new_figure, save_figure
 from moesim.study.planning.plan import PlanResult
 from moesim.study.planning.training_plan import TrainingPlanResult
-from moesim.study.results.files import whole_file
 
 _COLOURS = ("#2f5d8a", "#c4572e", "#6aa84f", "#8a6fb0", "#e0a030", "#b03a48")
 
@@ -19,10 +19,8 @@ def write_plan_report(result: PlanResult, folder: str | Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     written = [folder / "plan.png", folder / "candidates.parquet", folder / "metrics.json"]
     draw_plan(result, written[0])
-    with whole_file(written[1]) as partial:
-        result.candidates.to_parquet(partial)
-    with whole_file(written[2]) as partial:
-        partial.write_text(json.dumps(result.metrics, indent=2) + "\n")
+    write_table(written[1], result.candidates)
+    write_text(written[2], json.dumps(result.metrics, indent=2) + "\n")
     return written
 
 
@@ -70,8 +68,6 @@ def write_training_plan_report(result: TrainingPlanResult, folder: str | Path) -
     for axes in (days, money):
         axes.invert_yaxis()
     save_figure(figure, written[0])
-    with whole_file(written[1]) as partial:
-        result.table.to_parquet(partial)
-    with whole_file(written[2]) as partial:
-        partial.write_text(json.dumps(result.metrics, indent=2) + "\n")
+    write_table(written[1], result.table)
+    write_text(written[2], json.dumps(result.metrics, indent=2) + "\n")
     return written

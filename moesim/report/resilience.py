@@ -7,10 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
+from moesim.files import write_table, write_text
 from moesim.report.canvas import new_figure, save_figure
 from moesim.resilience.process import STATES, RunLog
 from moesim.study.reliability.training_runs import ResilienceResult
-from moesim.study.results.files import whole_file
 
 COLOURS = {
     "work": "#2f5d8a", "slowed": "#7fa7cf", "lost": "#c4572e", "checkpoint": "#8a6fb0", "detection": "#e0a030",
@@ -30,10 +30,8 @@ def write_resilience_report(result: ResilienceResult, folder: str | Path) -> lis
         written.append(folder / "run.png")
         draw_run(result.first, written[-1], f"{title}: the first run")
     written += [folder / "seeds.parquet", folder / "metrics.json"]
-    with whole_file(written[-2]) as partial:
-        result.table.to_parquet(partial)
-    with whole_file(written[-1]) as partial:
-        partial.write_text(json.dumps(result.metrics, indent=2) + "\n")
+    write_table(written[-2], result.table)
+    write_text(written[-1], json.dumps(result.metrics, indent=2) + "\n")
     return written
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from moesim.files import write_table, write_text
 from moesim.report.canvas import new_figure, save_figure
 from moesim.study.reliability.service_runs import ServiceResult
-from moesim.study.results.files import whole_file
 
 _BINS = 60
 
@@ -22,10 +22,8 @@ def write_service_report(result: ServiceResult, folder: str | Path) -> list[Path
     title = result.metrics["scenario"]
     draw_failure(result, written[0], f"{title}: one server fails")
     draw_states(result, written[1], title)
-    with whole_file(written[2]) as partial:
-        result.requests.to_parquet(partial)
-    with whole_file(written[3]) as partial:
-        partial.write_text(json.dumps(result.metrics, indent=2) + "\n")
+    write_table(written[2], result.requests)
+    write_text(written[3], json.dumps(result.metrics, indent=2) + "\n")
     return written
 
 

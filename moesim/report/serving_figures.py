@@ -3,13 +3,13 @@ measured."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from moesim.report.canvas import save_figure
 from moesim.serving.journal import Journal
 
 _POINTS = 2000  # of a line that still reads
@@ -41,7 +41,7 @@ def draw_timeline(journals: Sequence[Journal], path: str | Path, title: str = ""
     axes[-1].set_xlabel("s")
     if len(journals) > 1:
         axes[0].legend(fontsize=8, ncols=4)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_latencies(table: pd.DataFrame, path: str | Path, title: str = "") -> None:
@@ -58,7 +58,7 @@ def draw_latencies(table: pd.DataFrame, path: str | Path, title: str = "") -> No
                 panel.text(at, 0.02, f" p{level}", fontsize=7, color="#c4572e")
         panel.set(xlabel=f"{column.removesuffix('_s').upper()}, {unit}", ylabel="share of requests", ylim=(0, 1))
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_pareto(table: pd.DataFrame, path: str | Path, measured: pd.DataFrame | None = None, title: str = "") -> None:
@@ -78,7 +78,7 @@ def draw_pareto(table: pd.DataFrame, path: str | Path, measured: pd.DataFrame | 
             )
     axes.set(xlabel="tokens/s a user (1/TPOT)", ylabel="output tokens/s a device", title=title, ylim=(0, None))
     axes.legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def draw_predictions(predicted: pd.DataFrame, path: str | Path, by: str = "software") -> None:
@@ -95,7 +95,7 @@ def draw_predictions(predicted: pd.DataFrame, path: str | Path, by: str = "softw
             xscale="log", yscale="log", xlabel=f"measured {name.upper()}, ms", ylabel=f"predicted {name.upper()}, ms"
         )
     axes[0].legend(fontsize=8)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
@@ -108,11 +108,3 @@ def _figure(width: float, height: float, rows: int = 1, columns: int = 1):
     for panel in np.atleast_1d(axes):
         panel.spines[["top", "right"]].set_visible(False)
     return figure, axes
-
-
-def _save(figure, path: str | Path) -> None:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    figure.savefig(partial, dpi=130, format="png", metadata={"Software": None})
-    os.replace(partial, path)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
+from moesim.files import write_table, write_text
 from moesim.network.transfer import Transfer
 from moesim.report.figures import draw_breakdown, draw_expert_load, draw_layer_timeline, draw_traffic
 from moesim.report.perfetto import write_chrome_trace
@@ -64,13 +64,9 @@ def write_link_report(result: Result, folder: str | Path) -> list[Path]:
     traffic = traffic_matrix(deployment, result.step)
     if traffic.any():
         draw_traffic(traffic, matrix, f"{title}: dispatch and combine")
-    partial = table.with_name(table.name + ".partial")
-    hottest_links(deployment, found).to_csv(partial, index=False)
-    os.replace(partial, table)
+    write_table(table, hottest_links(deployment, found))
     return [topology, matrix, table] if traffic.any() else [topology, table]
 
 
 def _write_json(data: object, path: Path) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    write_text(path, json.dumps(data, ensure_ascii=False, indent=2, allow_nan=False) + "\n")

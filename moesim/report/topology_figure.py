@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from moesim.files import whole_file
 from moesim.hardware.topology import Cluster
 from moesim.report.topology_layout import Drawing, lay_out
 
@@ -43,7 +43,8 @@ def draw_topology(
         _legend(axes, cluster, drawing)
     note = f" ({drawing.note})" if drawing.note else ""
     axes.set_title((title or f"{cluster.hardware.title}: {cluster.ranks} devices") + note, fontsize=10)
-    _save(figure, path)
+    with whole_file(path) as partial:
+        figure.savefig(partial, format="png", metadata={"Software": None})
 
 
 def _canvas(drawing: Drawing):
@@ -146,11 +147,3 @@ def _legend(axes, cluster: Cluster, drawing: Drawing) -> None:
 
 def _capacities(found: set[float]) -> str:
     return ", ".join(f"{capacity / 1e9:.4g}" for capacity in sorted(found)[:3])
-
-
-def _save(figure, path: str | Path) -> None:
-    """Write to a temporary file first, so that a failure leaves nothing half-written."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.part")
-    figure.savefig(temporary, format="png", metadata={"Software": None})
-    os.replace(temporary, path)

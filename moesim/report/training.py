@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 from moesim.engine.timeline import Timeline, Track
+from moesim.files import write_text
 from moesim.report.canvas import new_figure, save_figure
 from moesim.report.perfetto import write_chrome_trace
 from moesim.study.step.train import TrainingResult
@@ -30,9 +30,7 @@ def write_training_report(result: TrainingResult, folder: str | Path) -> list[Pa
     picture, events, metrics = folder / "pipeline.png", folder / "timeline.json", folder / "metrics.json"
     draw_pipeline(result.timeline, picture, result.assembly.title)
     write_chrome_trace(Timeline(tuple(_first_rank(track) for track in result.timeline.tracks)), events)
-    partial = metrics.with_name(metrics.name + ".partial")
-    partial.write_text(json.dumps(result.metrics, ensure_ascii=False, indent=2, allow_nan=False) + "\n", "utf-8")
-    os.replace(partial, metrics)
+    write_text(metrics, json.dumps(result.metrics, ensure_ascii=False, indent=2, allow_nan=False) + "\n")
     return [picture, events, metrics]
 
 

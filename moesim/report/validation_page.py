@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from moesim.files import write_text
 from moesim.hardware.device import Hardware
 from moesim.report.validation_figures import draw_predicted_against_measured, draw_residuals_by_size
 from moesim.study.validation.kernels.evidence import errors, judged
@@ -74,9 +74,7 @@ def write_validation(
         sections.append(_PUBLISHED + _published(figures, lookup))
     sections.append("## Figures\n\nHeld-out predictions.\n\n" + _pictures(rows, folder))
     page = folder / "validation.md"
-    partial = page.with_name(".validation.md.partial")
-    partial.write_text("\n".join(section.rstrip("\n") + "\n" for section in sections), encoding="utf-8")
-    os.replace(partial, page)
+    write_text(page, "\n".join(section.rstrip("\n") + "\n" for section in sections))
     return page
 
 

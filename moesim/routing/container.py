@@ -10,13 +10,13 @@ import json
 import mmap
 import os
 import struct
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from moesim.errors import InvalidInput, Problem
+from moesim.files import whole_file
 
 # Header key: what a file with it holds.
 KINDS = {
@@ -77,14 +77,8 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray], key: str, about: 
 
     text = json.dumps(about, sort_keys=True, ensure_ascii=False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, temporary, {key: text})
-        os.chmod(temporary, 0o644)  # mkstemp makes it private
-        os.replace(temporary, path)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with whole_file(path) as partial:
+        save_file({name: np.ascontiguousarray(array) for name, array in arrays.items()}, partial, {key: text})
     return path
 
 

@@ -51,7 +51,7 @@ def test_what_a_row_names_is_defined_in_a_file_of_the_row(row):
 def test_every_package_has_its_floor():
     shown = {text for row in rows("The floors") for text in quoted(row[1])}
     packages = {path.parent.name for path in (ROOT / "moesim").glob("*/__init__.py")}
-    assert shown == packages | {"units", "errors"}
+    assert shown == packages | {"units", "errors", "files"}
 
 
 def test_the_rooms_of_study_stand_in_the_order_that_is_enforced():

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from moesim.files import write_text
 from moesim.report.html.page import Page, Section
-from moesim.study.results.files import whole_file
 
 MOST_BYTES = 6_000_000
 _POLICY = (
@@ -37,8 +37,7 @@ def write_page(page: Page, path: str | Path, pictures: Sequence[Path] = ()) -> l
     beside = path.with_suffix(".md")
     links = [os.path.relpath(picture, path.parent) for picture in pictures]
     for target, text in ((path, to_html(page)), (beside, to_markdown(page, links))):
-        with whole_file(target) as partial:
-            partial.write_text(text, encoding="utf-8")
+        write_text(target, text)
     return [path, beside]
 
 

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moesim.errors import Infeasible, InvalidInput, Problem
+from moesim.files import write_text
 from moesim.spec.loading import read
 from moesim.study.claims.measures import MEASURES
 from moesim.study.claims.reading import Claim, Measurement
-from moesim.study.results.files import whole_file
 from moesim.study.results.record import rounded
 from moesim.study.sweeps.schedulers import WorkerDied, executor
 
@@ -115,8 +115,7 @@ def _answers(missing: list[Measurement], jobs: int) -> Iterable[tuple[str, Measu
 
 def _keep(place: Path, key: str, result: Measured) -> None:
     data = {"status": result.status, "reason": result.reason, "figures": result.figures, "cpu_s": result.cpu_s}
-    with whole_file(place / f"{key}.json") as partial:
-        partial.write_text(json.dumps(data, ensure_ascii=False, allow_nan=False), encoding="utf-8")
+    write_text(place / f"{key}.json", json.dumps(data, ensure_ascii=False, allow_nan=False))
 
 
 def _refuse(found: list[tuple[Measurement, Measured]]) -> None:

@@ -10,11 +10,11 @@ import yaml
 
 import moesim
 from moesim.errors import InvalidInput, Problem
+from moesim.files import write_text
 from moesim.spec import library
 from moesim.spec.assembly import read_scenario
 from moesim.spec.baseline_file import LAYOUT
 from moesim.spec.loading import Document, read
-from moesim.study.results.files import whole_file
 from moesim.study.scenarios import kind_of
 from moesim.study.validation.kernels.validate import sample_tables
 
@@ -84,8 +84,7 @@ def write_baseline(data: dict, path: str | Path) -> None:
         text = json.dumps(data, ensure_ascii=False, indent=2) + "\n"
     else:
         text = _HEADER + yaml.dump(_laid_out(data), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=110)
-    with whole_file(path) as partial:
-        partial.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 class _OneLine(dict):

@@ -1,1 +1,1 @@
-"""What all results share: the scenario they record, rounding, whole files, notebook views, hashes of inputs."""
+"""What all results share: the scenario they record, rounding, a look in notebooks, hashes of inputs."""

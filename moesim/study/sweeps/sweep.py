@@ -18,7 +18,7 @@ import pandas as pd
 
 import moesim
 from moesim.errors import InvalidInput, Problem
-from moesim.study.results.files import whole_file
+from moesim.files import whole_file, write_table
 from moesim.study.scenarios import Attempt, attempt
 from moesim.study.sweeps.grid import Axes, Grid, Point, as_text, read_grid
 from moesim.study.sweeps.schedulers import Executor, WorkerDied, executor
@@ -82,8 +82,7 @@ def run_grid(
         with _alone(folder, shard):
             _compute(folder, mine, jobs, scheduler, progress)
             table = collect(grid, folder)
-            with whole_file(folder / RESULTS) as partial:
-                table.to_parquet(partial)
+            write_table(folder / RESULTS, table)
     except OSError as error:
         kept = sum(read_run(folder, point.key) is not None for point in mine)
         told = f"cannot be written ({error.strerror or error}); {kept} of {len(mine)} runs are kept"

@@ -22,6 +22,7 @@ from moesim.cost.experts_table import EXPERTS
 from moesim.cost.machine import Machine
 from moesim.engine.simulate import simulate
 from moesim.errors import InvalidInput, Problem
+from moesim.files import write_table
 from moesim.hardware.device import Hardware
 from moesim.hardware.fabrics import build_cluster
 from moesim.hardware.precision import PRECISIONS, Precision
@@ -134,7 +135,7 @@ def validate_local(
     kernels = sweep_tasks(place, sweep) if known is None else []
     seconds, hardware = _measured(folder / "this_machine.yaml", place, [*kernels, *runs], rounds, progress, known)
     table = compare(hardware, runs, [seconds[run.key] for run in runs])
-    _write(table, folder / "passes.csv")
+    write_table(folder / "passes.csv", table)
     return Comparison(hardware, table, *right_order(table), (before, os.getloadavg()[0]))
 
 
@@ -247,9 +248,3 @@ def _measured(
         known = write_profile(path, place, facts(place), found, date=date.today().isoformat(), words=words)
     partial.unlink()
     return seconds, known
-
-
-def _write(table: pd.DataFrame, path: Path) -> None:
-    new = path.with_name(f".{path.name}.new")
-    table.to_csv(new, index=False)
-    os.replace(new, path)
