@@ -6,10 +6,11 @@ import time
 import numpy as np
 
 from moesim.serving.arrivals import diurnal
-from moesim.serving.fleet import Fleet, Pool, simulate
+from moesim.serving.fleet import Fleet, Pool
 from moesim.serving.lengths import nominal
 from moesim.serving.policy import PRESETS
 from moesim.serving.requests import closed_loop, open_loop
+from moesim.serving.simulate import simulate
 from moesim.serving.steps import LinearSteps
 
 COST = LinearSteps(5e-3, 1e-5, 1e-8, 1e-6)

@@ -1,10 +1,14 @@
-"""What a server keeps of its requests, of its attention-DP ranks and of the steps under way."""
+"""What a server keeps of its requests and of the steps under way."""
 
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-from moesim.serving.prefixes import PrefixCache
+from moesim.serving.steps import Prefill
+
+if TYPE_CHECKING:
+    from moesim.serving.rank import Rank
 
 _NO_PREFIX: tuple[int, ...] = ()
 
@@ -14,6 +18,8 @@ class Sequence:
 
     prompt: tokens to have in the cache before its next token. left: those still to compute. steps: decode steps that it
     still needs then. slowness: 1/(output length − 1), or 0 when its times do not count. waits: no first token yet.
+    joined, finish: of the server's decode steps, counted from its start, those at which it began and will end; finish
+    is −1 while it does not decode. held: tokens of its cache on the host.
     """
 
     __slots__ = (
@@ -27,7 +33,6 @@ class Sequence:
         prompt: int,
         outputs: int,
         steps: int,
-        *,
         priority: int = 0,
         prefix: tuple[int, ...] = _NO_PREFIX,
         counts: bool = True,
@@ -46,18 +51,8 @@ class Sequence:
         self.held = 0.0
 
 
-class Rank:
-    """One attention-DP rank: tokens are those in its cache or promised to a request."""
-
-    __slots__ = ("cache", "context", "promised", "reserved", "running", "sequences")
-
-    def __init__(self, block_tokens: int):
-        self.sequences = 0  # decoding
-        self.context = 0.0  # tokens of the decoding ones
-        self.promised = 0.0  # prompt tokens of those in prefill
-        self.reserved = 0.0  # decode tokens still to come of all admitted
-        self.running: dict[Sequence, None] = {}  # admitted, in order
-        self.cache = PrefixCache(block_tokens)
+Chunk = tuple[Sequence, int]
+"""Tokens of a prompt that one step computes."""
 
 
 class StepRun:
@@ -72,9 +67,20 @@ class StepRun:
         "start_s", "steps", "waiting",
     )  # fmt: skip
 
-    def __init__(self, start_s, steps, first_s, last_s, extra_s, chunks, prefill, sequences, context):
+    def __init__(
+        self,
+        start_s: float,
+        steps: int,
+        first_s: float,
+        last_s: float,
+        extra_s: float,
+        sequences: int,
+        context: float,
+        chunks: list[Chunk] | None = None,
+        prefill: Prefill | None = None,
+    ):
         self.start_s, self.steps, self.first_s, self.last_s, self.extra_s = start_s, steps, first_s, last_s, extra_s
-        self.chunks, self.prefill, self.sequences, self.context = chunks, prefill, sequences, context
+        self.sequences, self.context, self.chunks, self.prefill = sequences, context, chunks, prefill
         self.waiting = self.slowness = self.kv_share = 0.0
         self.end_s = start_s + extra_s + steps * (first_s + last_s) / 2
 
@@ -89,20 +95,9 @@ class StepRun:
         n = passed / b if slope <= 1e-9 * b else (math.sqrt(b * b + 2 * slope * passed) - b) / slope
         return min(self.steps, max(1, math.ceil(n - 1e-9)))
 
-    def shortened(self, steps: int) -> StepRun:
-        """The first `steps` steps of this run."""
+    def cut(self, steps: int) -> None:
+        """End after the first `steps` steps."""
         slope = (self.last_s - self.first_s) / (self.steps - 1)
-        last = self.first_s + slope * (steps - 1)
-        run = StepRun(
-            self.start_s,
-            steps,
-            self.first_s,
-            last,
-            self.extra_s,
-            self.chunks,
-            self.prefill,
-            self.sequences,
-            self.context,
-        )
-        run.waiting, run.slowness, run.kv_share = self.waiting, self.slowness, self.kv_share
-        return run
+        self.last_s = self.first_s + slope * (steps - 1)
+        self.steps = steps
+        self.end_s = self.start_s + self.extra_s + steps * (self.first_s + self.last_s) / 2

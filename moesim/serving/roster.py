@@ -106,7 +106,10 @@ class Roster:
 
     def queued(self) -> int:
         """Requests that wait for admission anywhere."""
-        return len(self._parked) + sum(server.queued() for server in self.servers)
+        waiting = len(self._parked)
+        for server in self.servers:
+            waiting += server.queued()
+        return waiting
 
     # ------------------------------------------------------------------ failures
 

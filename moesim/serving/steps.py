@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 STEPS_PER_DRAW = 64  # tokens of neighbouring steps belong to the same requests, and are routed alike
 
@@ -31,8 +31,7 @@ class StepCost(Protocol):
         """A step with tokens of prompts, beside decoding (sequences 0 where decoding pauses)."""
 
 
-@dataclass(frozen=True, slots=True)
-class Prefill:
+class Prefill(NamedTuple):
     """The prompts' part of a step.
 
     tokens: new tokens on the busiest rank. total: on all ranks. attended: Σ over the busiest rank's new tokens of the

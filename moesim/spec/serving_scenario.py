@@ -13,7 +13,7 @@ from pydantic import Field
 from moesim.errors import InvalidInput, Problem
 from moesim.routing.trace import RouterTrace
 from moesim.serving.arrivals import ARRIVALS
-from moesim.serving.fleet import BALANCERS
+from moesim.serving.balancers import BALANCERS
 from moesim.serving.lengths import LENGTHS
 from moesim.serving.policy import DP_PLACEMENTS, ORDERS, PREEMPTIONS, PRESETS, Policy
 from moesim.serving.requests import Requests, closed_loop, open_loop

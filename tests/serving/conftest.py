@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from moesim.serving.fleet import Fleet, Pool, simulate
+from moesim.serving.fleet import Fleet, Pool
 from moesim.serving.policy import Policy
+from moesim.serving.simulate import simulate
 from moesim.serving.steps import LinearSteps
 
 

@@ -4,9 +4,11 @@ import numpy as np
 import pytest
 
 from moesim.errors import InvalidInput
-from moesim.serving.fleet import Fleet, Frontend, Pool, decode_steps, simulate
+from moesim.serving.drafts import decode_steps
+from moesim.serving.fleet import Fleet, Frontend, Pool
 from moesim.serving.policy import Policy
 from moesim.serving.requests import closed_loop, open_loop
+from moesim.serving.simulate import simulate
 from moesim.serving.steps import LinearSteps
 
 PLAIN = Policy(prefix_caching=False, block_tokens=1)

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.serving.fleet import Fleet, Pool, simulate
+from moesim.serving.fleet import Fleet, Pool
 from moesim.serving.policy import PRESETS, Policy
 from moesim.serving.requests import closed_loop, open_loop
+from moesim.serving.simulate import simulate
 from moesim.serving.steps import LinearSteps
 
 PLAIN = Policy(prefix_caching=False, block_tokens=1)

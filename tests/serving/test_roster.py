@@ -5,10 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from moesim.serving.fleet import Fleet, Pool, simulate
+from moesim.serving.fleet import Fleet, Pool
 from moesim.serving.policy import PRESETS
 from moesim.serving.requests import FINISHED, open_loop
 from moesim.serving.roster import Elastic, Outage
+from moesim.serving.simulate import simulate
 from moesim.serving.steps import LinearSteps
 
 ONE_SECOND = LinearSteps(1.0)

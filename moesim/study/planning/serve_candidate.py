@@ -15,8 +15,9 @@ from moesim.model.architecture import MoEModel
 from moesim.routing import synthesis
 from moesim.routing.latent import Geometry
 from moesim.routing.trace import RouterTrace
-from moesim.serving.fleet import Fleet, Run, simulate
+from moesim.serving.fleet import Fleet
 from moesim.serving.requests import FINISHED, Requests, open_loop
+from moesim.serving.simulate import Run, simulate
 from moesim.spec.loading import Document
 from moesim.spec.model_file import load_model
 from moesim.spec.plan_file import Plan

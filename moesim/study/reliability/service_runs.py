@@ -20,8 +20,9 @@ from moesim.resilience.failures import FailureClass
 from moesim.resilience.process import DOWN, Job, Operations
 from moesim.resilience.recovery import Loss, Response
 from moesim.resilience.service_run import NO_CHECKPOINTS, ServiceLog, run_service
-from moesim.serving.fleet import Fleet, simulate
+from moesim.serving.fleet import Fleet
 from moesim.serving.roster import Outage
+from moesim.serving.simulate import simulate
 from moesim.spec.assembly import read_scenario
 from moesim.spec.loading import Document
 from moesim.spec.resilience_scenario import ServiceRun

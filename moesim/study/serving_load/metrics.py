@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from moesim.serving.fleet import Fleet, Run
+from moesim.serving.fleet import Fleet
 from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.requests import STATUSES
+from moesim.serving.simulate import Run
 from moesim.spec.serving_constants import Fitted
 from moesim.spec.serving_scenario import ServingAssembly
 from moesim.study.results.record import origin

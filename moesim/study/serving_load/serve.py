@@ -13,12 +13,13 @@ from moesim.cost.communication import message
 from moesim.hardware.fabrics.build import build_cluster
 from moesim.network.fidelity import FIDELITIES
 from moesim.network.routes import build_network
-from moesim.serving.fleet import Fleet, Frontend, Pool, Run, simulate
+from moesim.serving.fleet import Fleet, Frontend, Pool
 from moesim.serving.kernels import kernel_tables
 from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.memory import kv_capacity
 from moesim.serving.policy import Policy
 from moesim.serving.requests import STATUSES
+from moesim.serving.simulate import Run, simulate
 from moesim.serving.simulated import SimulatedSteps
 from moesim.serving.stack import Constants, StackSteps, kernel_counts
 from moesim.serving.steps import StepCost

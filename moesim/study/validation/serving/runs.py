@@ -14,9 +14,10 @@ import numpy as np
 import pandas as pd
 
 from moesim.errors import MoesimError
-from moesim.serving.fleet import Fleet, Frontend, Pool, simulate
+from moesim.serving.fleet import Fleet, Frontend, Pool
 from moesim.serving.memory import kv_capacity
 from moesim.serving.policy import PRESETS
+from moesim.serving.simulate import simulate
 from moesim.serving.stack import Constants, Counts, StackSteps
 from moesim.study.validation.serving.rows import ServingRow, age, load, policy, read_row, stack_of
 from moesim.study.validation.serving.validate import Server, build_server

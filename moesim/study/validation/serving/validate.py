@@ -21,10 +21,11 @@ import pandas as pd
 import moesim
 from moesim.errors import MoesimError
 from moesim.serving.effects import features
-from moesim.serving.fleet import Fleet, Frontend, Pool, simulate
+from moesim.serving.fleet import Fleet, Frontend, Pool
 from moesim.serving.kernels import KernelTables, kernel_tables
 from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.memory import kv_capacity
+from moesim.serving.simulate import simulate
 from moesim.serving.stack import Constants, Counts, StackSteps, kernel_counts
 from moesim.spec.serving_constants import Fitted, load_fitted
 from moesim.study.validation.serving.rows import (
