@@ -18,8 +18,8 @@ from moesim.study.regression_check import check as checking
 from moesim.study.regression_check.baseline import add, new_baseline, read_baseline, shipped_baseline, write_baseline
 from moesim.study.regression_check.changed_lines import places
 from moesim.study.regression_check.check import check, regressions
+from moesim.study.results.record import scenario_hash
 from moesim.study.scenarios import attempt
-from moesim.study.step.run import scenario_hash
 from moesim.study.validation.kernels.validate import sample_tables
 
 ROOT = Path(__file__).parents[3]
