@@ -9,7 +9,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import moesim
 from moesim.errors import InvalidInput, Problem
 from moesim.spec import claim_file, library
 from moesim.spec.claim_file import ClaimFile, Figure
@@ -182,7 +181,7 @@ def _filled(data: object, values: Mapping[str, object], document: Document, plac
 def _measurement(kind: Kind, document: Document, field: FieldPath, inputs: Inputs) -> Measurement:
     written = kind.model_dump(mode="json")
     about = document_of(kind.kind, written, document.file)
-    whole = {"run": written, "moesim": moesim.__version__, "inputs": inputs.content_hash(about)}
+    whole = {"run": written, "inputs": inputs.content_hash(about)}
     canonical = json.dumps(whole, sort_keys=True, separators=(",", ":"))
     key = hashlib.sha256(canonical.encode()).hexdigest()[:16]
     return Measurement(key, kind.kind, kind.options(), document.file, field)

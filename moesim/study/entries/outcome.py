@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 
-import moesim
 from moesim.errors import MoesimError
 from moesim.spec import library
 from moesim.spec.serving_scenario import serving_assembly
 from moesim.study.entries.documents import document_of
+from moesim.study.results.code import code_hash
 
 PERCENTILES = (50, 90, 99)
 
@@ -210,13 +210,10 @@ def digest(data: Mapping[str, object]) -> str:
 
 @lru_cache(maxsize=1)
 def _code() -> str:
-    """Digest of the package's modules and constants."""
-    folder = Path(moesim.__file__).parent
-    found = hashlib.sha256()
-    for path in sorted([*folder.rglob("*.py"), *(folder / "serving").glob("*.yaml")]):
-        if "entries" not in path.parts or path.name == "outcome.py":
-            found.update(path.read_bytes())
-    return found.hexdigest()
+    """Digest of what simulates, and of how outcomes are read off it; not of how entries are read."""
+    here = Path(__file__)
+    read = [here.read_bytes(), here.with_name("training_outcome.py").read_bytes()]
+    return code_hash() + hashlib.sha256(b"".join(read)).hexdigest()
 
 
 @lru_cache(maxsize=128)

@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import moesim
 from moesim.errors import InvalidInput
 from moesim.spec import library
 from moesim.spec.loading import Document, read
 from moesim.spec.model_file import TWIN
+from moesim.study.results.code import code_hash
 
 _FILES = (".yaml", ".yml", ".json", ".safetensors", ".csv", ".jsonl", ".parquet")
 # Keys whose values name what ships with moesim -> where it is found.
@@ -38,9 +38,9 @@ class Inputs:
         return tuple(found)
 
     def content_hash(self, document: Document) -> str:
-        """16 hexadecimal digits of the scenario's data, the version of moesim, and the content of `files`."""
+        """16 hexadecimal digits of the scenario's data, the code of moesim, and the content of `files`."""
         files = [self._digest(path) for path in self.files(document)]
-        whole = {"data": document.data, "moesim": moesim.__version__, "files": files}
+        whole = {"data": document.data, "moesim": code_hash(), "files": files}
         canonical = json.dumps(whole, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-import moesim
 from moesim.errors import MoesimError
 from moesim.serving.effects import features
 from moesim.serving.fleet import Fleet, Frontend, Pool
@@ -28,6 +27,7 @@ from moesim.serving.memory import kv_capacity
 from moesim.serving.simulate import simulate
 from moesim.serving.stack import Constants, Counts, StackSteps, kernel_counts
 from moesim.spec.serving_constants import Fitted, load_fitted
+from moesim.study.results.code import code_hash
 from moesim.study.validation.serving.rows import (
     COLUMNS,
     Configuration,
@@ -196,7 +196,7 @@ def _key(row: ServingRow) -> str:
 
 def _cache_file(cache: Path, configuration: Configuration, fitted: Fitted, sigma: float) -> Path:
     """One file a configuration; its name changes with everything that a prediction depends on."""
-    about = (moesim.__version__, repr(configuration), repr(fitted.stacks), sigma, _profile_text(configuration.hardware))
+    about = (code_hash(), repr(configuration), repr(fitted.stacks), sigma, _profile_text(configuration.hardware))
     return cache / f"serving-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.json"
 
 
