@@ -12,6 +12,14 @@ from moesim.routing.replay import Routes
 GROUPS = ("rank", "batch")
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Limit:
+    """What experts take at most, as `drop_over_capacity` has it."""
+
+    factor: float
+    group: str = "rank"
+
+
 def capacity(tokens: int, top_k: int, experts: int, factor: float) -> int:
     """Tokens of a group that an expert takes at most: ⌈factor · tokens · k / experts⌉ (Lepikhin et al. 2020, GShard,
     section 2.2; Fedus et al. 2021, Switch Transformers, equation 3)."""

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from moesim.errors import InvalidInput, Problem
 from moesim.model.architecture import Experts
-from moesim.routing.dropping import GROUPS
+from moesim.routing.dropping import GROUPS, Limit
 from moesim.routing.route_cache import KEYS, CacheQuality, measure_route_cache
 from moesim.routing.trace import RouterTrace
 from moesim.spec.kinds import kinds
@@ -58,6 +58,10 @@ class Capacity(Spec):
 
     factor: Annotated[float, Field(gt=0, le=10**6)]
     group: Literal[GROUPS] = "rank"
+
+    def limit(self) -> Limit:
+        """What `moesim.routing.dropping.drop_over_capacity` takes."""
+        return Limit(self.factor, self.group)
 
 
 def router_of(

@@ -233,6 +233,7 @@ def _job(
         overlap=Overlap(**scenario.overlap.model_dump()),
         kernel=scenario.network.all_to_all,
         placement=placement,
+        capacity=scenario.capacity and scenario.capacity.limit(),
         zero=scenario.parallelism.zero,
         sequence_parallel=scenario.parallelism.sequence_parallel,
         microbatch=work.microbatch,

@@ -10,6 +10,7 @@ from moesim.spec.expected import Expected
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Spec
 from moesim.spec.placement_options import PlacementOptions
+from moesim.spec.router import Capacity
 from moesim.spec.routing import Routing
 from moesim.spec.scenario import Cluster, Count, Format, Network
 from moesim.workload.training.optimizer import OPTIMIZERS
@@ -117,6 +118,7 @@ class TrainingScenario(Spec):
     overlap: TrainingOverlap = TrainingOverlap()
     routing: Routing
     placement: PlacementOptions
+    capacity: Capacity | None = None
     network: Network = Network()
     memory: TrainingMemory = TrainingMemory()
     software: str | None = None

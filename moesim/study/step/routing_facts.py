@@ -28,13 +28,13 @@ def router_metrics(deployment: Deployment, batch: Batch, quality: CacheQuality |
     return found
 
 
-def dropping_metrics(dropped: np.ndarray, count: np.ndarray) -> dict[str, object]:
-    """Shares of a step. dropped: [moe_layer] of the choices. count: [moe_layer, token] choices that were kept."""
+def dropping_metrics(dropped: np.ndarray, alone: np.ndarray) -> dict[str, object]:
+    """Shares of a step, each [moe_layer]. dropped: of the choices. alone: of the tokens that lost all of theirs."""
     return {
         "share": float(dropped.mean()),
         "worst_layer": int(dropped.argmax()),
         "worst_layer_share": float(dropped.max()),
-        "tokens_without_experts": float((count == 0).mean()),
+        "tokens_without_experts": float(alone.mean()),
     }
 
 

@@ -79,7 +79,7 @@ def run_assembly(document: Document, assembly: Assembly, changes: tuple[str, ...
     if assembly.scenario.router is not None and assembly.routes is not None:
         found["router"] = router_metrics(assembly.deployment, assembly.batch, assembly.route_cache)
     if assembly.dropped is not None:
-        found["dropped"] = dropping_metrics(assembly.dropped, assembly.routes.count)
+        found["dropped"] = dropping_metrics(assembly.dropped, (assembly.routes.count == 0).mean(axis=1))
     metrics = {
         **origin(document),
         "title": assembly.title,

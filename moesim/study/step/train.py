@@ -12,7 +12,9 @@ from moesim.spec.loading import Document
 from moesim.spec.training_assembly import TrainingAssembly, assemble_training, check_memory
 from moesim.study.results.notebook import step_html
 from moesim.study.results.record import origin, rounded
+from moesim.study.step.routing_facts import dropping_metrics
 from moesim.study.step.training_metrics import training_metrics
+from moesim.workload.training.routed import Draws
 from moesim.workload.training.step import TrainingStep, training_step
 
 
@@ -42,6 +44,12 @@ def run_training(document: Document, changes: tuple[str, ...] = ()) -> TrainingR
     return run_training_assembly(document, assemble_training(document), changes)
 
 
+def _dropped(draws: Draws | None) -> dict[str, object]:
+    if draws is None or draws.dropped is None:
+        return {}
+    return {"dropped": dropping_metrics(draws.dropped, draws.alone)}
+
+
 def run_training_assembly(
     document: Document, assembly: TrainingAssembly, changes: tuple[str, ...] = ()
 ) -> TrainingResult:
@@ -60,6 +68,7 @@ def run_training_assembly(
         "description": assembly.scenario.description,
         "seed": assembly.scenario.seed,
         **training_metrics(job, step, timeline),
+        **_dropped(step.draws),
         "lower_bound_s": timeline.lower_bound_s(),
         "upper_bound_s": timeline.upper_bound_s(),
         "hbm_bytes": needs.needed,

@@ -13,6 +13,7 @@ from moesim.model.architecture import Layer, MoEModel
 from moesim.model.parallelism import Parallelism
 from moesim.network.routes import Network
 from moesim.placement.placement import Placement
+from moesim.routing.dropping import Limit
 from moesim.workload.training.optimizer import Optimizer
 from moesim.workload.training.schedules import Schedule
 
@@ -53,6 +54,8 @@ class Job:
     stages: layers of each virtual stage, in the model's order. zero: 0 to 3. recompute: modules, as
     `moesim.workload.training.recomputation` hands them on. microbatch: sequences of `sequence` tokens that a
     data-parallel rank works on at once; microbatches: of each replica in a step. windows: distinct draws of routing.
+    capacity: of experts that drop what they have no room for; its ``batch`` is a microbatch of an
+    expert-parallel group.
     """
 
     model: MoEModel
@@ -75,6 +78,7 @@ class Job:
     sequence: int
     mtp_layers: int = 0
     windows: int = 4
+    capacity: Limit | None = None
     fidelity: str = "coflow"
 
     @property

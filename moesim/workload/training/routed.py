@@ -14,6 +14,7 @@ import numpy as np
 
 from moesim.cost.exchange import KERNELS
 from moesim.placement.line_traffic import line_traffic
+from moesim.routing.dropping import drop_over_capacity
 from moesim.routing.replay import Routes
 from moesim.workload.training import parts
 from moesim.workload.training.job import Job
@@ -23,11 +24,15 @@ from moesim.workload.training.kernels import BF16, Passes, Span, cast, padded_ro
 @dataclass(frozen=True, slots=True, eq=False)
 class Draws:
     """Routes as counts, one row a draw and MoE layer. tokens: [draw, layer, ep rank, slot] token-expert pairs.
-    entering: [draw, layer, ep rank] tokens that arrive. copies: [draw, layer, source, destination]."""
+    entering: [draw, layer, ep rank] tokens that arrive. copies: [draw, layer, source, destination]. dropped: [layer]
+    share of choices beyond the experts' capacity, alone: [layer] share of tokens left without any; None where experts
+    take all."""
 
     tokens: np.ndarray
     entering: np.ndarray
     copies: np.ndarray
+    dropped: np.ndarray | None = None
+    alone: np.ndarray | None = None
 
     @property
     def count(self) -> int:
@@ -43,13 +48,39 @@ def count_draws(job: Job, line: Routes) -> Draws:
     ep, tokens = job.parallelism.ep, job.owned_tokens
     begin = (np.arange(job.windows)[:, None] * ep + np.arange(ep)) * tokens
     node = job.cluster.node[job.parallelism.ep_groups[0]]
-    level = KERNELS[job.kernel].level if ep > 1 else "expert"
-    counted = []  # [layer][draw]
+    level, place = KERNELS[job.kernel].level if ep > 1 else "expert", begin
+    counted, dropped, alone = [], [], []  # [layer][draw], [layer], [layer]
     for layer, chosen in enumerate(line.ids):
         count = None if line.count is None else line.count[layer]
-        counted.append(line_traffic(job.placement, layer, chosen, begin, tokens, level=level, node=node, count=count))
+        if job.capacity is not None:
+            chosen, count, share = _within_capacity(job, chosen, count, begin)
+            dropped.append(share)
+            alone.append(float((count == 0).mean()))
+            place = np.arange(begin.size).reshape(begin.shape) * tokens  # what is left lies draw after draw
+        counted.append(line_traffic(job.placement, layer, chosen, place, tokens, level=level, node=node, count=count))
     names = ("tokens", "entering", "copies")
-    return Draws(*(np.array([[getattr(t, name) for t in row] for row in counted]).swapaxes(0, 1) for name in names))
+    parts = (np.array([[getattr(t, name) for t in row] for row in counted]).swapaxes(0, 1) for name in names)
+    return Draws(*parts) if job.capacity is None else Draws(*parts, np.array(dropped), np.array(alone))
+
+
+def _within_capacity(
+    job: Job, ids: np.ndarray, count: np.ndarray | None, begin: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, float]:
+    """One layer's line of routes (ids [token, k], count [token]), laid out draw after draw, without what its experts
+    have no room for; and the share of choices dropped. begin: [draw, rank] place on the line."""
+    ep, tokens = job.parallelism.ep, job.owned_tokens
+    ranks = np.arange(ep + 1) * tokens
+    kept, counts, shares = [], [], []
+    for places in begin:
+        read = (places[:, None] + np.arange(tokens)).ravel() % len(ids)
+        held = None if count is None else count[None, read]
+        routes = Routes(ids[None, read], held, ranks, read[None], 0, False)
+        limit = job.capacity
+        routes, share = drop_over_capacity(routes, job.placement.experts, factor=limit.factor, group=limit.group)
+        kept.append(routes.ids[0])
+        counts.append(routes.count[0])
+        shares.append(float(share[0]))
+    return np.concatenate(kept), np.concatenate(counts), float(np.mean(shares))
 
 
 def draw_of(job: Job, variant: int) -> np.ndarray:
