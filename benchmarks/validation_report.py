@@ -15,7 +15,7 @@ from pathlib import Path
 import pandas as pd
 import yaml
 
-from moesim.cost.families import KINDS
+from moesim.cost.table_kinds import KINDS
 from moesim.errors import InvalidInput
 from moesim.report.validation_page import SIBLINGS, write_validation
 from moesim.spec import library

@@ -83,7 +83,7 @@ def _print(summary) -> None:
 
 
 def _draw(found, folder: Path) -> None:
-    from moesim.cost.families import FAMILIES
+    from moesim.cost.table_kinds import FAMILIES
     from moesim.report.validation_figures import draw_predicted_against_measured, draw_residuals_by_size
 
     folder.mkdir(parents=True, exist_ok=True)

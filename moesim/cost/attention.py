@@ -13,7 +13,7 @@ from moesim.cost import attention_decode, attention_prefill, attention_tpu
 from moesim.cost.calibration import estimate
 from moesim.cost.dtypes import formats, table_dtype
 from moesim.cost.estimate import Cost
-from moesim.cost.fitting import Family, Rows
+from moesim.cost.family import Family, Rows
 from moesim.cost.machine import Machine
 from moesim.hardware.device import Device
 from moesim.hardware.precision import PRECISIONS, Precision

@@ -29,7 +29,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from moesim.cost.fitting import Parameter, Rows
+from moesim.cost.family import Parameter, Rows
 from moesim.hardware.device import Device
 
 # Last-level cache over HBM bandwidth, for working sets that stay in it: no measured kernel needs more than 2.

@@ -28,7 +28,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from moesim.cost.attention_decode import fastest_peak, power_of_two, waves
-from moesim.cost.fitting import Parameter, Rows
+from moesim.cost.family import Parameter, Rows
 from moesim.hardware.device import Device
 
 PARAMETERS = {

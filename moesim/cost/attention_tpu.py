@@ -19,7 +19,7 @@ import numpy as np
 
 from moesim.cost.attention_decode import decode_bounds
 from moesim.cost.attention_prefill import prefill_bounds, tile_work
-from moesim.cost.fitting import Parameter, Rows, Variant
+from moesim.cost.family import Parameter, Rows, Variant
 from moesim.hardware.device import Device
 
 LANES = 128

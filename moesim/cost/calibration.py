@@ -19,7 +19,8 @@ import numpy as np
 
 from moesim.cost.dtypes import dtype_distance
 from moesim.cost.estimate import Cost
-from moesim.cost.fitting import Family, Fit, Prediction, Rows, borrowed, default_fit, family_on, predict
+from moesim.cost.family import Family, Fit, Prediction, Rows, default_fit, family_on, predict
+from moesim.cost.fitting import borrowed
 from moesim.cost.launch import on_host, replayed, stack_of, with_host
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput

@@ -29,7 +29,7 @@ import numpy as np
 
 from moesim.cost import cpu
 from moesim.cost.dtypes import formats
-from moesim.cost.fitting import Family, Parameter, Rows
+from moesim.cost.family import Family, Parameter, Rows
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device
 

@@ -18,7 +18,7 @@ import numpy as np
 from moesim.cost import cpu
 from moesim.cost.calibration import candidates
 from moesim.cost.collective_kernels import COLLECTIVE, LEAST_NVLS_RANKS, protocols, whole
-from moesim.cost.fitting import Fit, default_fit, family_on
+from moesim.cost.family import Fit, default_fit, family_on
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
 from moesim.hardware.precision import PRECISIONS, Precision

@@ -26,7 +26,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from moesim.cost.dtypes import formats, peak
-from moesim.cost.fitting import Parameter, Rows, Variant
+from moesim.cost.family import Parameter, Rows, Variant
 from moesim.hardware.device import Device
 
 _ACTIVATIONS_HELD = 2.0  # an element that a pass writes is read again by the next

@@ -16,7 +16,7 @@ import numpy as np
 from moesim.cost.calibration import candidates
 from moesim.cost.communication import library, with_protocols
 from moesim.cost.exchange_kernels import EXCHANGE, share, sms, together
-from moesim.cost.fitting import Fit, default_fit
+from moesim.cost.family import Fit, default_fit
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device

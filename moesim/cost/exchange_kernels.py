@@ -28,7 +28,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moesim.cost.fitting import Family, Parameter, Rows
+from moesim.cost.family import Family, Parameter, Rows
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device
 

@@ -39,7 +39,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from moesim.cost.dtypes import formats, peak
-from moesim.cost.fitting import Parameter, Rows
+from moesim.cost.family import Parameter, Rows
 from moesim.hardware.device import Device
 from moesim.hardware.precision import PRECISIONS, Precision
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from moesim.cost import cpu, experts_kernel, experts_tpu
 from moesim.cost.experts_loads import table_loads
-from moesim.cost.fitting import Family, Rows
+from moesim.cost.family import Family, Rows
 from moesim.hardware.device import Device
 
 # What the tables do not say, found where rows beat the bytes that must move, or miss every model by 2 to 7x:

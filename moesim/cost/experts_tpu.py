@@ -21,7 +21,7 @@ import numpy as np
 
 from moesim.cost.dtypes import peak
 from moesim.cost.experts_kernel import formats_of, pass_bytes, weight_bytes
-from moesim.cost.fitting import Parameter, Rows, Variant
+from moesim.cost.family import Parameter, Rows, Variant
 from moesim.hardware.device import Device
 
 _LANES = 128

@@ -1,186 +1,24 @@
 """Fit physical cost models to measured kernels, and say honestly how well they do.
 
-A cost model is a `Family`: an equation with a few positive parameters, the bounds that physics sets, and the columns of
-the table that it explains. Everything else here is the same for all families: fitting, leaving shapes out, intervals.
-
-How to write one (`moesim.cost.gemm` is the example):
-
-1. ``predict(device, rows, parameters, choices) -> [rows] seconds``: the equation, vectorised. ``rows`` maps column
-   names to arrays of equal length; ``parameters`` maps names to floats; ``choices`` maps the names of discrete choices
-   to one of their options. It must work for any positive parameter inside its bounds and any row of the table.
-2. ``bounds(device, rows) -> (memory_s, compute_s)``: the bytes that must move at datasheet bandwidth and the FLOPs that
-   must run at datasheet peak. No prediction is ever below either.
-3. ``parameters``: `Parameter`s. ``start`` doubles as the stated default of an uncalibrated device, so give it a source.
-   Relative quantities (share of peak, share of bandwidth) carry over to sibling hardware, absolute times do too.
-   Call the fixed time of one launch ``t0``: it decides whether a cost counts as limited by launch.
-4. ``choices``: few discrete options (tile rule, split-K), first option = default. All are refitted in every fold.
-5. Optional ``prepare(device, rows) -> rows``: adds columns that are dear to compute and do not depend on parameters; it
-   must leave rows that it has prepared before as they are. A column ``weight`` says how much each row counts in the
-   fit (1 without it): less where the row's input is known less well.
-6. Optional ``select(device, rows, parameters, choices) -> rows``: adds columns that hold the kernel's own choice at
-   these parameters (the fastest tile of each row); ``predict`` then uses these columns instead of searching. The
-   derivative of a minimum is the derivative at its argument, so the Jacobian needs no search: ten times faster.
-7. Optional ``starts(key) -> {parameter: start}``: generic values that differ by kind of kernel, known from its key.
-8. Optional ``host``: ``{parameter: seconds}`` of it that are the device's; the rest is the host's where it launches.
-
-Fits minimise a soft-L1 loss of log(prediction / measurement), because measured tables hold isolated rows several times
-too slow (failed kernel choices), which squares would chase.
+Everything here is the same for all families (`moesim.cost.family`): fitting, leaving shapes out, intervals. Fits
+minimise a soft-L1 loss of log(prediction / measurement) (`moesim.cost.least_squares`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
+from moesim.cost.family import COVERAGE, Family, Fit, Rows, family_on, predict
+from moesim.cost.least_squares import LOSS_SCALE, soft_l1_minimum
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device
 
-Rows = Mapping[str, np.ndarray]
-
-COVERAGE = 0.8  # of every interval
-LOSS_SCALE = 0.1  # log error from which the loss grows linearly: kernels repeat to some 5 %
 # How much wider than its held-out residuals an interval is, from a trial on the same tables (P90 errors in brackets).
-UNCALIBRATED = (0.5, 2.0)  # of a device that nobody measured (another GPU generation: 49-63 %)
 ONE_SHAPE = 1.2  # half-width in logs, when no shape could be held out (experts: 26 to 31 %)
 BORROWED = 1.35  # half-width in logs, when a sibling's fit is used (products: 18 to 28 %)
-PER_DOUBLING = 0.10  # added to both half-widths for each doubling outside the calibrated range; a choice of ours
-
-
-@dataclass(frozen=True, slots=True)
-class Parameter:
-    """One positive number of an equation, fitted as its logarithm between ``low`` and ``high``.
-
-    start: generic value, where every fit begins and the default of an uncalibrated device. spread: standard deviation
-    in log units of a prior around ``start`` that is worth one row (0 = no prior); it keeps a parameter that the data do
-    not constrain at a sane value.
-    """
-
-    start: float
-    low: float
-    high: float
-    unit: str
-    meaning: str
-    spread: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Variant:
-    """The equation of another kind of device for the tables of a family: as in `Family`, without discrete choices."""
-
-    predict: Callable[[Device, Rows, Mapping[str, float], Mapping[str, object]], np.ndarray]
-    parameters: Mapping[str, Parameter]
-
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """A cost model and the kind of table it explains. See the module's page for the contract of the functions.
-
-    columns: what a table must have to be of this kind (groups and shapes included, the measured time not). group: the
-    columns whose combinations are fitted one by one. shape: columns that define a shape; a whole shape is held out at
-    once. size: the column that figures draw residuals against. numeric: columns whose calibrated range is recorded.
-    """
-
-    name: str
-    columns: tuple[str, ...]
-    shape: tuple[str, ...]
-    size: str
-    numeric: tuple[str, ...]
-    parameters: Mapping[str, Parameter]
-    predict: Callable[[Device, Rows, Mapping[str, float], Mapping[str, object]], np.ndarray]
-    bounds: Callable[[Device, Rows], tuple[np.ndarray, np.ndarray]]
-    choices: Mapping[str, tuple] = field(default_factory=dict)
-    group: tuple[str, ...] = ("hardware", "software", "kernel", "dtype")
-    measured: str = "latency_s"
-    prepare: Callable[[Device, Rows], Rows] | None = None
-    select: Callable[[Device, Rows, Mapping[str, float], Mapping[str, object]], Rows] | None = None
-    variants: Mapping[str, Variant] = field(default_factory=dict)  # Device.kind -> its own equation
-    starts: Callable[[Mapping[str, str]], Mapping[str, float]] | None = None
-    host: Mapping[str, float] = field(default_factory=dict)  # see `moesim.cost.launch`
-
-
-def family_on(family: Family, device: Device) -> Family:
-    """The family with the equation of a device's kind."""
-    variant = family.variants.get(device.kind)
-    if variant is None:
-        return family
-    own = {"predict": variant.predict, "parameters": variant.parameters}
-    return replace(family, **own, choices={}, select=None, variants={}, starts=None, host={})
-
-
-@dataclass(frozen=True, slots=True)
-class Fit:
-    """The fitted numbers of one kernel, as a profile stores them.
-
-    key: the group columns without hardware (software, kernel, dtype …), empty for stated defaults. interval: factors on
-    the prediction that hold ``COVERAGE`` of held-out measurements. range: calibrated (smallest, largest) of numeric
-    columns. error: median and P90 absolute percentage error as fractions, on held-out shapes where ``held_out``, else
-    in sample. host_s: seconds of each parameter that are the host's launches, where it launches (`moesim.cost.launch`).
-    """
-
-    family: str
-    key: Mapping[str, str]
-    parameters: Mapping[str, float]
-    choices: Mapping[str, object]
-    points: int = 0
-    shapes: int = 0
-    error: tuple[float, float] = (np.nan, np.nan)
-    held_out: bool = False
-    interval: tuple[float, float] = UNCALIBRATED
-    range: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    host_s: Mapping[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Prediction:
-    """[rows] seconds, 80 % interval, the two bounds, and the doublings that a row lies outside the calibrated range."""
-
-    seconds: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
-    memory_s: np.ndarray
-    compute_s: np.ndarray
-    outside: np.ndarray
-
-
-def default_fit(family: Family) -> Fit:
-    """The stated defaults of a family: every parameter at its start, a wide interval, no calibrated range."""
-    parameters = {name: parameter.start for name, parameter in family.parameters.items()}
-    return Fit(family.name, {}, parameters, {name: options[0] for name, options in family.choices.items()})
-
-
-def predict(family: Family, device: Device, rows: Rows, fit: Fit) -> Prediction:
-    """Predict rows (all of one kernel) with a fit: never below the bounds, wider outside the calibrated range."""
-    family = family_on(family, device)
-    if family.prepare is not None:
-        rows = family.prepare(device, rows)
-    memory_s, compute_s = family.bounds(device, rows)
-    least = np.maximum(memory_s, compute_s)
-    seconds = np.maximum(family.predict(device, rows, fit.parameters, fit.choices), least)
-    outside = doublings_outside(rows, fit.range)
-    low = np.maximum(seconds * fit.interval[0] * np.exp(-PER_DOUBLING * outside), np.minimum(least, seconds))
-    high = seconds * fit.interval[1] * np.exp(PER_DOUBLING * outside)
-    return Prediction(seconds, low, high, memory_s, compute_s, outside)
-
-
-def _started(family: Family, key: Mapping[str, str]) -> Family:
-    """The family with the generic values of one kernel as starts."""
-    if family.starts is None:
-        return family
-    own = {name: replace(family.parameters[name], start=start) for name, start in family.starts(key).items()}
-    return replace(family, parameters={**family.parameters, **own})
-
-
-def doublings_outside(rows: Rows, calibrated: Mapping[str, tuple[float, float]]) -> np.ndarray:
-    """[rows] how far a row lies outside the calibrated range: doublings, summed over columns; 0 inside."""
-    total = np.zeros(len(next(iter(rows.values()))))
-    for column, (low, high) in calibrated.items():
-        if column in rows:
-            value = np.maximum(np.asarray(rows[column], dtype=float), 1.0)
-            low, high = max(low, 1.0), max(high, 1.0)
-            total += np.maximum(np.log2(value / high), 0) + np.maximum(np.log2(low / value), 0)
-    return total
 
 
 def fit(family: Family, device: Device, rows: Rows, key: Mapping[str, str], *, search_rows: int = 600) -> Fit:
@@ -210,6 +48,14 @@ def fit(family: Family, device: Device, rows: Rows, key: Mapping[str, str], *, s
         interval=conformal_interval(np.log(seconds / predicted)),
         range={c: (float(np.min(rows[c])), float(np.max(rows[c]))) for c in family.numeric},
     )
+
+
+def _started(family: Family, key: Mapping[str, str]) -> Family:
+    """The family with the generic values of one kernel as starts."""
+    if family.starts is None:
+        return family
+    own = {name: replace(family.parameters[name], start=start) for name, start in family.starts(key).items()}
+    return replace(family, parameters={**family.parameters, **own})
 
 
 def cross_validate(
@@ -357,54 +203,8 @@ def _least_squares(
         return np.stack([(residuals(x + step * unit, at) - here) / step for unit in np.eye(len(x))], axis=1)
 
     x = np.clip(np.log([start[name] for name in names]), low, high)
-    x, loss = _levenberg_marquardt(residuals, jacobian, counts, x, low, high, evaluations)
+    x, loss = soft_l1_minimum(residuals, jacobian, counts, x, low, high, evaluations)
     return dict(zip(names, np.exp(x).tolist(), strict=True)), loss / len(seconds)
-
-
-def _levenberg_marquardt(
-    residuals: Callable[[np.ndarray], np.ndarray],
-    jacobian: Callable[[np.ndarray], np.ndarray],
-    counts: np.ndarray,
-    x: np.ndarray,
-    low: np.ndarray,
-    high: np.ndarray,
-    evaluations: int,
-) -> tuple[np.ndarray, float]:
-    """Minimise the soft-L1 loss of residuals, each taken ``counts`` times, inside a box; (x, loss).
-
-    Levenberg (1944), Marquardt (1963) on the normal equations, rows weighted by the slope of the loss, parameters held
-    at a bound that they push against. With ten parameters and thousands of rows this takes a tenth of the time of
-    `scipy.optimize.least_squares`, whose steps each factor the whole Jacobian.
-    """
-
-    def loss_and_weight(r: np.ndarray) -> tuple[float, np.ndarray]:
-        root = np.sqrt(1 + (r / LOSS_SCALE) ** 2)
-        return float(np.sum(counts * (root - 1))) * LOSS_SCALE**2, counts / root
-
-    r = residuals(x)
-    loss, weight = loss_and_weight(r)
-    damping, spent = 1e-2, 1
-    while spent < evaluations and damping < 1e6:
-        slopes = jacobian(x)
-        gradient = slopes.T @ (weight * r)
-        free = ~(((x <= low) & (gradient > 0)) | ((x >= high) & (gradient < 0)))
-        slopes, gradient = slopes[:, free], gradient[free]
-        curvature = slopes.T @ (weight[:, None] * slopes)
-        before = loss
-        while spent < evaluations and damping < 1e6:
-            scaled = curvature + np.diag(damping * (np.diag(curvature) + 1e-9))
-            trial = x.copy()
-            trial[free] = np.clip(x[free] - np.clip(np.linalg.solve(scaled, gradient), -2, 2), low[free], high[free])
-            trial_r = residuals(trial)
-            trial_loss, trial_weight = loss_and_weight(trial_r)
-            spent += 1
-            if trial_loss < loss:
-                x, r, loss, weight, damping = trial, trial_r, trial_loss, trial_weight, damping / 4
-                break
-            damping *= 5
-        if before - loss < 1e-5 * before:
-            break
-    return x, loss
 
 
 def groups_of(family: Family, table: object) -> Sequence[tuple[dict[str, str], np.ndarray]]:

@@ -39,7 +39,7 @@ from moesim.cost import cpu
 from moesim.cost.calibration import estimate
 from moesim.cost.dtypes import formats, peak, table_dtype
 from moesim.cost.estimate import Cost
-from moesim.cost.fitting import Family, Parameter, Rows
+from moesim.cost.family import Family, Parameter, Rows
 from moesim.cost.launch import KERNEL_S
 from moesim.cost.machine import Machine
 from moesim.hardware.device import Device

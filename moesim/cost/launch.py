@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
-from moesim.cost.fitting import Family, Fit
+from moesim.cost.family import Family, Fit
 from moesim.errors import InvalidInput
 
 # Fixed time of a small kernel that a graph replays: smallest fitted t0 of dense products is 1.8-2.2 µs on H100, H200,

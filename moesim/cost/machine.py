@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from moesim.cost.fitting import Fit
+from moesim.cost.family import Fit
 from moesim.hardware.device import Device
 
 

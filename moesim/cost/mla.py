@@ -21,7 +21,7 @@ from moesim.cost.attention_prefill import prefill_seconds
 from moesim.cost.calibration import estimate
 from moesim.cost.dtypes import table_dtype
 from moesim.cost.estimate import Cost
-from moesim.cost.fitting import Family, Rows
+from moesim.cost.family import Family, Rows
 from moesim.cost.machine import Machine
 from moesim.hardware.device import Device
 from moesim.hardware.precision import Precision

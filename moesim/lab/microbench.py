@@ -1,6 +1,6 @@
 """What a machine's profile is made of, timed: matrix products, routed experts, memory, collectives.
 
-The tables have the columns of the published ones (`moesim.cost.families`), so that the same equations are fitted to
+The tables have the columns of the published ones (`moesim.cost.table_kinds`), so that the same equations are fitted to
 them. Weights come from memory, not from a cache, and inputs from the cache, as in a model of many layers. All processes
 run a kernel at once, because in expert parallelism they do, and what they share slows them all down.
 """

@@ -14,7 +14,8 @@ from moesim.cost import attention_decode
 from moesim.cost.attention import DECODE, PREFILL, gqa_decode, gqa_prefill
 from moesim.cost.attention_decode import waves
 from moesim.cost.attention_prefill import tile_work
-from moesim.cost.fitting import cross_validate, default_fit, family_on, fit, predict
+from moesim.cost.family import default_fit, family_on, predict
+from moesim.cost.fitting import cross_validate, fit
 from moesim.cost.machine import Machine
 from moesim.hardware.device import Device
 from moesim.hardware.precision import PRECISIONS

@@ -9,9 +9,9 @@ import pytest
 
 from moesim.cost.calibration import candidates, entry_from_fit, estimate, fit_from_entry, machine_for
 from moesim.cost.dtypes import DTYPES, dtype_distance, formats, table_dtype
-from moesim.cost.families import FAMILIES, KINDS, kind_of
-from moesim.cost.fitting import default_fit
+from moesim.cost.family import default_fit
 from moesim.cost.gemm import GEMM, gemm
+from moesim.cost.table_kinds import FAMILIES, KINDS, kind_of
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device, Hardware, Host
 from moesim.hardware.precision import PRECISIONS

@@ -13,7 +13,7 @@ from moesim.cost.collective_kernels import COLLECTIVE
 from moesim.cost.communication import collective, library, message
 from moesim.cost.exchange import KERNELS, exchange, fit_of
 from moesim.cost.exchange_kernels import EXCHANGE, random_copies
-from moesim.cost.fitting import predict
+from moesim.cost.family import predict
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
 from moesim.hardware.fabrics import build_cluster

@@ -11,7 +11,7 @@ from moesim.cost.collective_kernels import COLLECTIVE
 from moesim.cost.communication import collective
 from moesim.cost.experts import routed_experts
 from moesim.cost.experts_table import EXPERTS
-from moesim.cost.fitting import default_fit, family_on, predict
+from moesim.cost.family import default_fit, family_on, predict
 from moesim.cost.gemm import GEMM, gemm
 from moesim.cost.machine import Machine
 from moesim.hardware.device import Device, Hardware, Host

@@ -14,7 +14,8 @@ from moesim.cost import experts_kernel
 from moesim.cost.experts import routed_experts
 from moesim.cost.experts_kernel import CHOICES, PARAMETERS
 from moesim.cost.experts_table import EXPERTS, prepare
-from moesim.cost.fitting import cross_validate, default_fit, fit, groups_of, predict
+from moesim.cost.family import default_fit, predict
+from moesim.cost.fitting import cross_validate, fit, groups_of
 from moesim.cost.machine import Machine
 from moesim.hardware.device import Device
 from moesim.hardware.precision import PRECISIONS

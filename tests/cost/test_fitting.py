@@ -7,19 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.cost.fitting import (
-    Family,
-    Fit,
-    Parameter,
-    conformal_interval,
-    cross_validate,
-    default_fit,
-    doublings_outside,
-    fit,
-    predict,
-    shape_folds,
-    with_held_out,
-)
+from moesim.cost.family import Family, Fit, Parameter, default_fit, doublings_outside, predict
+from moesim.cost.fitting import conformal_interval, cross_validate, fit, shape_folds, with_held_out
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.cost.fitting import default_fit
+from moesim.cost.family import default_fit
 from moesim.cost.gemm import GEMM, bounds, gemm, predict, select
 from moesim.cost.machine import Machine
 from moesim.cost.memory import memory_bound

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moesim.cost.calibration import entry_from_fit, estimate, lend, machine_for
-from moesim.cost.fitting import default_fit
+from moesim.cost.family import default_fit
 from moesim.cost.gemm import GEMM
 from moesim.cost.launch import host_part, operator_seconds
 from moesim.errors import InvalidInput

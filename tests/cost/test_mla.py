@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from moesim.cost.fitting import cross_validate, default_fit
+from moesim.cost.family import default_fit
+from moesim.cost.fitting import cross_validate
 from moesim.cost.machine import Machine
 from moesim.cost.mla import DECODE, PREFILL, mla_decode, mla_prefill
 from moesim.hardware.device import Device

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moesim.cost.families import KINDS, kind_of
-from moesim.cost.fitting import Family
+from moesim.cost.family import Family
+from moesim.cost.table_kinds import KINDS, kind_of
 from moesim.errors import InvalidInput, Problem
 
 # Columns where 0 means something: no window, as many KV heads as heads, no earlier tokens, all SMs.

@@ -14,7 +14,8 @@ import pandas as pd
 from moesim.cost.collective_kernels import COLLECTIVE
 from moesim.cost.dtypes import formats
 from moesim.cost.experts_table import EXPERTS
-from moesim.cost.fitting import Family, Fit, cross_validate, fit, with_held_out
+from moesim.cost.family import Family, Fit
+from moesim.cost.fitting import cross_validate, fit, with_held_out
 from moesim.cost.gemm import GEMM
 from moesim.hardware.device import Device, Hardware
 from moesim.spec.profile import load_profile

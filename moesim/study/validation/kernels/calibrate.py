@@ -17,22 +17,10 @@ import pandas as pd
 import yaml
 
 from moesim.cost.calibration import answer, entry_from_fit, machine_for
-from moesim.cost.families import FAMILIES
-from moesim.cost.fitting import (
-    Family,
-    Fit,
-    Rows,
-    absolute_errors,
-    check_fittable,
-    cross_validate,
-    default_fit,
-    family_on,
-    fit,
-    groups_of,
-    predict,
-    with_held_out,
-)
+from moesim.cost.family import Family, Fit, Rows, default_fit, family_on, predict
+from moesim.cost.fitting import absolute_errors, check_fittable, cross_validate, fit, groups_of, with_held_out
 from moesim.cost.launch import host_part, operator_seconds
+from moesim.cost.table_kinds import FAMILIES
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Device, Hardware
 from moesim.study.validation.tables import families_of, table_kind, unusable

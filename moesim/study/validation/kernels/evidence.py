@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 
 from moesim.cost.calibration import answer, lend
-from moesim.cost.families import FAMILIES
-from moesim.cost.fitting import Family, Rows, conformal_interval, groups_of, shape_folds
+from moesim.cost.family import Family, Rows
+from moesim.cost.fitting import conformal_interval, groups_of, shape_folds
 from moesim.cost.machine import Machine
+from moesim.cost.table_kinds import FAMILIES
 from moesim.hardware.device import Hardware
 
 

@@ -14,7 +14,8 @@ import pandas as pd
 
 import moesim
 from moesim.cost.calibration import Answer, answer, machine_for
-from moesim.cost.fitting import Family, groups_of
+from moesim.cost.family import Family
+from moesim.cost.fitting import groups_of
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware

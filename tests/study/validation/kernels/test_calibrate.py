@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 import yaml
 
-from moesim.cost.fitting import default_fit
+from moesim.cost.family import default_fit
 from moesim.cost.gemm import GEMM, predict
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device, Hardware, Host

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from moesim.cost.calibration import entry_from_fit
-from moesim.cost.fitting import default_fit
+from moesim.cost.family import default_fit
 from moesim.cost.gemm import GEMM
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device, Hardware, Host

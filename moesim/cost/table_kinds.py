@@ -8,7 +8,7 @@ from moesim.cost import attention, mla
 from moesim.cost.collective_kernels import COLLECTIVE
 from moesim.cost.exchange_kernels import EXCHANGE
 from moesim.cost.experts_table import EXPERTS
-from moesim.cost.fitting import Family
+from moesim.cost.family import Family
 from moesim.cost.gemm import GEMM
 from moesim.errors import InvalidInput
 
