@@ -14,7 +14,8 @@ import pandas as pd
 
 from moesim.report.serving_figures import draw_predictions
 from moesim.spec.serving_constants import load_fitted
-from moesim.study.validation.serving.validate import chosen_by_prediction, predict_serving, serving_statistics
+from moesim.study.validation.serving.predict import predict_serving
+from moesim.study.validation.serving.scores import chosen_by_prediction, serving_statistics
 
 ROOT = Path(__file__).parent.parent
 SUMMARY = {

@@ -19,7 +19,8 @@ _NUMBERS = tuple(
 def validate_serving(path: Path, *, out: Path | None, by: tuple[str, ...], json: bool) -> None:
     """Predict the rows of a serving table, write them to `out`, and say how good they are. Resumable: finished
     configurations stay in the user's cache folder."""
-    from moesim.study.validation.serving.validate import chosen_by_prediction, predict_serving, serving_statistics
+    from moesim.study.validation.serving.predict import predict_serving
+    from moesim.study.validation.serving.scores import chosen_by_prediction, serving_statistics
     from moesim.study.validation.tables import read_table
 
     show = Progress()

@@ -15,7 +15,7 @@ from moesim.serving.effects import Effects
 from moesim.serving.stack import Constants, combine
 from moesim.study.validation.serving.fit_effects import row_factors
 from moesim.study.validation.serving.runs import SHAPE, STACKS, Runs
-from moesim.study.validation.serving.validate import scored
+from moesim.study.validation.serving.scores import scored
 
 LOSS_SCALE = 0.1  # log error from which the loss grows linearly
 TTFT_WEIGHT = 0.4  # repeats of a run differ by 4 % (median) in TTFT and 0.8 % in TPOT

@@ -14,7 +14,7 @@ from moesim.spec.serving_constants import Fitted
 from moesim.study.validation.serving.fit import constants_of, errors, fit, predicted, start
 from moesim.study.validation.serving.fit_effects import fit_effects
 from moesim.study.validation.serving.runs import Runs, build_runs
-from moesim.study.validation.serving.validate import chosen_by_prediction
+from moesim.study.validation.serving.scores import chosen_by_prediction
 
 CURVE = ("model", "hardware", "software", "image", "precision", "input_len", "output_len", "gpus", "ep")
 

@@ -19,8 +19,8 @@ from moesim.serving.memory import kv_capacity
 from moesim.serving.policy import PRESETS
 from moesim.serving.simulate import simulate
 from moesim.serving.stack import Constants, Counts, StackSteps
+from moesim.study.validation.serving.predict import Server, build_server
 from moesim.study.validation.serving.rows import ServingRow, age, load, policy, read_row, stack_of
-from moesim.study.validation.serving.validate import Server, build_server
 
 STACKS = tuple(PRESETS)
 SHAPE = ("sequences", "total", "context", "prefill_tokens", "prefill_total", "attended", "prompts")

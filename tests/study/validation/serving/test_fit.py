@@ -39,8 +39,8 @@ def test_a_fit_explains_runs_that_constants_can_explain(runs):
 
 
 def test_condensed_runs_have_the_times_of_the_simulation(runs):
+    from moesim.study.validation.serving.predict import build_server, predict_row
     from moesim.study.validation.serving.rows import read_row
-    from moesim.study.validation.serving.validate import build_server, predict_row
 
     row = read_row(ROW | {"concurrency": 16})
     simulated = predict_row(row, build_server(row.configuration), constants_of(start())["vllm"])

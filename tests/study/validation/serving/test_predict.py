@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moesim.study.validation.serving.validate import ADDED, chosen_by_prediction, predict_serving, serving_statistics
+from moesim.study.validation.serving.predict import ADDED, predict_serving
+from moesim.study.validation.serving.scores import chosen_by_prediction, serving_statistics
 
 MEASURED = Path(__file__).parents[5] / "shared" / "measurements" / "serving.parquet"
 ROW = {

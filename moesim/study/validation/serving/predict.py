@@ -1,4 +1,4 @@
-"""Judge serving predictions by measured closed-loop runs: predict TTFT and TPOT of every row of a table.
+"""Predict TTFT and TPOT of measured closed-loop runs, every row of a table.
 
 Predictions come from the columns that describe a run (`moesim.study.validation.serving.rows`); measured columns may be
 absent and never have an influence. Rows of one configuration share their kernel tables; finished configurations are
@@ -7,10 +7,7 @@ kept in a folder, so that an interrupted validation goes on where it stopped.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +24,8 @@ from moesim.serving.memory import kv_capacity
 from moesim.serving.simulate import simulate
 from moesim.serving.stack import Constants, Counts, StackSteps, kernel_counts
 from moesim.spec.serving_constants import Fitted, load_fitted
-from moesim.study.results.code import code_hash
+from moesim.study.validation.serving.kept import Found, Kept, Prediction, row_key
 from moesim.study.validation.serving.rows import (
-    COLUMNS,
     Configuration,
     ServingRow,
     deployment,
@@ -57,15 +53,6 @@ def build_server(configuration: Configuration, sigma: float = REALISTIC_SIGMA) -
     """Tabulate the kernels of a configuration. Raises InvalidInput or Infeasible."""
     placed = deployment(configuration)
     return Server(placed, kernel_tables(placed, sigma=sigma), kernel_counts(placed))
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """Mean TTFT and TPOT over the requests of a run, and how many of them the server had to refuse."""
-
-    ttft_s: float
-    tpot_s: float
-    rejected: int
 
 
 def predict_row(row: ServingRow, server: Server, constants: Constants) -> Prediction:
@@ -127,16 +114,13 @@ def predict_serving(
     return table.assign(**predicted, note=note, reason=reason)
 
 
-Found = tuple[Prediction | None, str, str]  # prediction, reason where there is none, note
-
-
 def _configuration(
     configuration: Configuration, rows: list[ServingRow], fitted: Fitted, sigma: float, cache: Path | None
 ) -> list[Found]:
     """Predictions of all rows of one configuration; equal rows are simulated once."""
-    kept = _open_cache(cache, configuration, fitted, sigma)
-    if kept is not None and all(_key(row) in kept for row in rows):
-        return [_unpack(kept[_key(row)]) for row in rows]
+    kept = Kept(cache, configuration, fitted, sigma)
+    if (found := kept.all_of(rows)) is not None:
+        return found
     stack = stack_of(configuration.software)
     constants = fitted.stacks[stack]
     try:
@@ -146,12 +130,11 @@ def _configuration(
     remark = _remark(configuration, server)
     results: dict[str, Found] = {}
     for row in rows:
-        key = _key(row)
+        key = row_key(row)
         if key not in results:
             results[key] = _predict(row, server, constants, remark)
-    if cache is not None:
-        _write_cache(cache, configuration, fitted, sigma, results)
-    return [results[_key(row)] for row in rows]
+    kept.add(results)
+    return [results[row_key(row)] for row in rows]
 
 
 def _predict(row: ServingRow, server: Server, constants: Constants, remark: str) -> Found:
@@ -188,115 +171,3 @@ def _with_intervals(prediction: Prediction, fitted: Fitted, row: ServingRow) -> 
         low_high = (fitted.known_ttft_interval, fitted.known_tpot_interval)
     (ttft_low, ttft_high), (tpot_low, tpot_high) = low_high
     return ttft, tpot, ttft * ttft_low, ttft * ttft_high, tpot * tpot_low, tpot * tpot_high
-
-
-def _key(row: ServingRow) -> str:
-    return f"{row.input_len} {row.output_len} {row.concurrency} {row.client} {row.age:.3f}"
-
-
-def _cache_file(cache: Path, configuration: Configuration, fitted: Fitted, sigma: float) -> Path:
-    """One file a configuration; its name changes with everything that a prediction depends on."""
-    about = (code_hash(), repr(configuration), repr(fitted.stacks), sigma, _profile_text(configuration.hardware))
-    return cache / f"serving-{hashlib.sha256(repr(about).encode()).hexdigest()[:16]}.json"
-
-
-def _profile_text(name: str) -> str:
-    from moesim.spec import library
-
-    try:
-        return library.find("hardware", name).read_text(encoding="utf-8")
-    except (MoesimError, OSError):
-        return ""
-
-
-def _open_cache(cache: Path | None, configuration: Configuration, fitted: Fitted, sigma: float) -> dict | None:
-    if cache is None:
-        return None
-    try:
-        return json.loads(_cache_file(cache, configuration, fitted, sigma).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-
-
-def _write_cache(cache: Path, configuration: Configuration, fitted: Fitted, sigma: float, results: dict) -> None:
-    path = _cache_file(cache, configuration, fitted, sigma)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    known = _open_cache(cache, configuration, fitted, sigma) or {}
-    plain = {
-        key: [prediction and [prediction.ttft_s, prediction.tpot_s, prediction.rejected], why, remark]
-        for key, (prediction, why, remark) in results.items()
-    }
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(known | plain), encoding="utf-8")
-    os.replace(partial, path)
-
-
-def _unpack(kept: list) -> Found:
-    numbers, why, remark = kept
-    return (Prediction(*numbers) if numbers else None), why, remark
-
-
-def scored(table: pd.DataFrame) -> np.ndarray:
-    """[rows] whether TTFT is scored: not where SGLang had not been warmed up (cold servers stall for a minute)."""
-    cold = table["warmed_up"].eq(False) if "warmed_up" in table else pd.Series(False, index=table.index)
-    return ~(cold & table["software"].map(stack_of).eq("sglang")).to_numpy(dtype=bool)
-
-
-def serving_statistics(predicted: pd.DataFrame, by: tuple[str, ...] = ("software",)) -> pd.DataFrame:
-    """How good predictions are, a row a combination of ``by`` columns and one for all: MAPE, median and P90 of the
-    absolute error, bias and coverage of TPOT and TTFT; fractions."""
-    by = tuple(column for column in by if column in predicted)
-    parts = [(dict.fromkeys(by, "all"), predicted)]
-    if by:
-        grouped = predicted.groupby(list(by), sort=True, dropna=False)
-        parts = [(dict(zip(by, values, strict=True)), part) for values, part in grouped] + parts
-    return pd.DataFrame([labels | _statistics(part) for labels, part in parts])
-
-
-def _statistics(part: pd.DataFrame) -> dict[str, float]:
-    found: dict[str, float] = {"rows": len(part), "refused": int((part["reason"] != "").sum())}
-    for name, judged in (("tpot", np.ones(len(part), dtype=bool)), ("ttft", scored(part))):
-        if f"{name}_s" not in part:
-            continue
-        measured, guess = part[f"{name}_s"], part[f"predicted_{name}_s"]
-        known = part[judged & np.isfinite(measured) & np.isfinite(guess)]
-        if known.empty:
-            continue
-        error = known[f"predicted_{name}_s"] / known[f"{name}_s"] - 1
-        inside = (known[f"{name}_low_s"] <= known[f"{name}_s"]) & (known[f"{name}_s"] <= known[f"{name}_high_s"])
-        found |= {
-            f"{name}_mape": float(error.abs().mean()),
-            f"{name}_median": float(error.abs().median()),
-            f"{name}_p90": float(error.abs().quantile(0.9)),
-            f"{name}_bias": float(error.median()),
-            f"{name}_coverage": float(inside.mean()),
-        }
-    return found
-
-
-def throughput_per_gpu(table: pd.DataFrame, prefix: str = "") -> pd.Series:
-    """Output tokens/s/GPU of a closed loop: concurrency · out / (TTFT + (out − 1)·TPOT) / GPUs."""
-    seconds = table[f"{prefix}ttft_s"] + (table["output_len"] - 1) * table[f"{prefix}tpot_s"]
-    return table["concurrency"] * table["output_len"] / seconds / table["gpus"]
-
-
-def chosen_by_prediction(predicted: pd.DataFrame) -> pd.DataFrame:
-    """Is choosing by prediction safe? For each model, lengths and concurrency with several configurations: the measured
-    throughput per GPU of the one predicted best, as a share of the best measured one."""
-    known = predicted[np.isfinite(predicted["predicted_tpot_s"]) & np.isfinite(predicted["tpot_s"])].copy()
-    known["measured"] = throughput_per_gpu(known)
-    known["predicted"] = throughput_per_gpu(known, "predicted_")
-    rows = []
-    keys = ["model", "input_len", "output_len", "concurrency"]
-    for values, part in known.groupby(keys):
-        if len(part) < 2:
-            continue
-        best = part.loc[part["predicted"].idxmax()]
-        share = best["measured"] / part["measured"].max()
-        rows.append(dict(zip(keys, values, strict=True)) | {"configurations": len(part), "share_of_best": float(share)})
-    return pd.DataFrame(rows, columns=[*keys, "configurations", "share_of_best"])
-
-
-def is_serving(table: pd.DataFrame) -> bool:
-    """Whether a table has the columns of serving runs."""
-    return set(COLUMNS) - {"client", "attention_dp", "ep"} <= set(table.columns)
