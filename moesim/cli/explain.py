@@ -28,7 +28,7 @@ def explain(
     json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
     """Print the rank order, what each degree's groups span, and the bytes that their collectives carry."""
-    from moesim.study.inspection.layout import explain as explained
+    from moesim.study.inspection.explain import explain as explained
 
     if pool not in ("decode", "prefill"):
         raise InvalidInput(f"--pool {pool}: write decode or prefill")

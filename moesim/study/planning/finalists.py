@@ -18,8 +18,9 @@ from moesim.model.architecture import MoEModel
 from moesim.spec.assembly import assemble
 from moesim.spec.loading import Document
 from moesim.spec.plan_file import Plan
+from moesim.study.planning.bench import scenario_data
 from moesim.study.planning.bounds import Lengths
-from moesim.study.planning.serve_candidate import Evaluation, scenario_data
+from moesim.study.planning.serve_candidate import Evaluation
 from moesim.study.step.run import run_assembly
 
 _STEP_KEYS = ("model", "cluster", "parallelism", "precision", "routing", "placement", "overlap", "network", "seed")

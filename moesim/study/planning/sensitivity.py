@@ -14,8 +14,8 @@ from moesim.serving.stack import Constants
 from moesim.spec.plan_file import Plan
 from moesim.spec.serving_constants import load_fitted
 from moesim.spec.serving_scenario import ServingAssembly
+from moesim.study.planning.bench import Bench, bench_with
 from moesim.study.planning.candidates import Candidate
-from moesim.study.planning.serve_candidate import Bench, bench_with
 from moesim.workload.deployment import Deployment
 
 _TENTH = 1.1

@@ -1,49 +1,18 @@
-"""Serve the load with servers of a candidate: how many are needed, what users get, and what binds."""
+"""How many servers of a candidate a load needs, and what binds."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache, partial
-
-import numpy as np
 
 from moesim.errors import Infeasible, InvalidInput
 from moesim.model.architecture import MoEModel
-from moesim.routing import synthesis
-from moesim.routing.latent import Geometry
-from moesim.routing.trace import RouterTrace
-from moesim.serving.fleet import Fleet
-from moesim.serving.requests import FINISHED, Requests, open_loop
-from moesim.serving.simulate import Run, simulate
-from moesim.spec.loading import Document
-from moesim.spec.model_file import load_model
 from moesim.spec.plan_file import Plan
-from moesim.spec.serving_constants import Fitted, load_fitted
-from moesim.spec.serving_scenario import ServingAssembly, serving_assembly
-from moesim.study.planning.candidates import Candidate, Layout, precision_of, slots_per_rank
-from moesim.study.serving_load.serve import build_fleet, on_line, transfer_line
+from moesim.study.planning.bench import Bench, Look, bench_for
+from moesim.study.planning.candidates import Candidate
 
-_SHORT_TOKENS = 8192
-_IDLE = 24  # requests served one after another, to see what an empty server gives
 _MOST_SERVERS = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class Look:
-    """What users get. ttft_s, tpot_s: at the plan's percentile (inf where requests do not end). users: mean of 1/TPOT.
-    kv_share: of the fullest cache at its peak. waiting: mean requests in queues. batch: most sequences on
-    one rank; typical: mean over time of those on the busiest rank."""
-
-    ttft_s: float
-    tpot_s: float
-    tokens_per_s_per_user: float
-    kv_share: float
-    waiting: float
-    batch: int
-    typical: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,166 +36,6 @@ class Evaluation:
         """All of them."""
         own = self.servers * self.candidate.layout.devices
         return own + (self.prefill_servers * self.candidate.prefill.devices if self.candidate.prefill else 0)
-
-
-def scenario_data(plan: Plan, model: MoEModel, layout: Layout, max_sequences: int = 0) -> dict[str, object]:
-    """The serving scenario of one server of a layout, as a user would write it. max_sequences: 0 for the preset's."""
-    space = plan.search[layout.space]
-    options = space.options.model_dump(exclude_none=True)
-    degrees = ("attention_dp", "tp", "ep", "expert_tp")
-    return {
-        "model": plan.model,
-        "cluster": {"hardware": layout.hardware, "devices": layout.devices} | ({"options": options} if options else {}),
-        "parallelism": {name: getattr(layout, name) for name in degrees if getattr(layout, name) > 1},
-        "precision": precision_of(plan, layout).model_dump(exclude_none=True),
-        "routing": plan.routing.model_dump(mode="json", exclude_none=True),
-        "placement": {"kind": "replicate_hot", "slots_per_rank": slots_per_rank(layout, model)},
-        "overlap": {"kind": "none"},
-        "network": {"all_to_all": space.all_to_all},
-        "load": {
-            "requests": plan.load.requests,
-            "arrivals": {"kind": "poisson", "rate": plan.load.rate},
-            "input": plan.load.input.model_dump(exclude_none=True),
-            "output": plan.load.output.model_dump(exclude_none=True),
-        },
-        "server": {"preset": space.software} | ({"max_sequences": max_sequences} if max_sequences else {}),
-        "seed": plan.seed,
-    }
-
-
-@lru_cache(maxsize=256)
-def _served(text: str, file: str) -> tuple[ServingAssembly, Fleet]:
-    """One server of a scenario, given as JSON: assembled and priced once in a process."""
-    served = _assembled(json.loads(text), file)
-    return served, build_fleet(served, load_fitted())
-
-
-def _assembled(data: dict[str, object], file: str) -> ServingAssembly:
-    """Kernel tables ask for the kind of the routing, not for its tokens: a short synthetic trace is enough."""
-    model = load_model(data["model"], beside=file)
-    return serving_assembly(Document(file, data, {}, {}), trace=_short_trace(model) if model.moe_layers else None)
-
-
-def _short_trace(model: MoEModel) -> RouterTrace:
-    experts = model.layers[model.moe_layers[0]].experts
-    geometry = Geometry(1, experts.routed, experts.top_k, experts.groups, experts.kept_groups)
-    return synthesis.balanced(geometry, rng=np.random.default_rng(0), tokens=_SHORT_TOKENS)
-
-
-@lru_cache(maxsize=256)
-def _transfer(prefill: str, decode: str, file: str) -> tuple[float, float]:
-    return transfer_line(_served(prefill, file)[0].decode, _served(decode, file)[0].decode)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Bench:
-    """A fleet of one server to serve loads with. gaps: [request] unit times between arrivals, scaled by the rate, so
-    that all looks meet the same requests."""
-
-    fleet: Fleet
-    requests: Requests
-    gaps: np.ndarray
-    plan: Plan
-
-    def look(self, rate: float, servers: int = 1, prefill_servers: int = 0) -> Look:
-        """Serve the load at a rate (requests/s) on so many servers."""
-        fleet = replace(self.fleet, pool=replace(self.fleet.pool, servers=servers))
-        if fleet.prefill is not None:
-            fleet = replace(fleet, prefill=replace(fleet.prefill, servers=prefill_servers))
-        requests = replace(self.requests, arrival_s=np.cumsum(self.gaps) / rate)
-        rng = np.random.default_rng((self.plan.seed, 4))
-        return self._judge(requests, simulate(requests, fleet, rng=rng, queue_limit=len(requests) // 4))
-
-    def idle(self) -> Look:
-        """Requests one after another on empty servers."""
-        few = slice(0, _IDLE)
-        requests = open_loop(np.arange(_IDLE) * 1e4, self.requests.input_len[few], self.requests.output_len[few])
-        return self._judge(requests, simulate(requests, self.fleet, rng=np.random.default_rng((self.plan.seed, 4))))
-
-    def meets(self, look: Look) -> bool:
-        """Whether users get what they must."""
-        return look.ttft_s <= self.plan.slo.ttft and look.tpot_s <= self.plan.slo.tpot
-
-    def misses(self, look: Look) -> str:
-        """What of it they do not get, in words; "" when nothing."""
-        slo = self.plan.slo
-        if not math.isfinite(look.ttft_s):
-            return "overload"
-        over = [("TTFT", look.ttft_s / slo.ttft), ("TPOT", look.tpot_s / slo.tpot)]
-        told = [
-            f"{name} {factor:.2f} ×" if math.isfinite(factor) else f"{name} (overload)"
-            for name, factor in over
-            if factor > 1
-        ]
-        if told and look.kv_share > 0.95:
-            told.append("KV cache full")
-        return ", ".join(told)
-
-    def miss(self, look: Look) -> float:
-        """The larger of TTFT and TPOT over what is allowed."""
-        return max(look.ttft_s / self.plan.slo.ttft, look.tpot_s / self.plan.slo.tpot)
-
-    def _judge(self, requests: Requests, run: Run) -> Look:
-        outcome = run.outcome
-        percentile = self.plan.slo.percentile
-        ended = outcome.status == FINISHED
-        if run.stopped or not ended.all():
-            return Look(math.inf, math.inf, 0.0, 1.0, math.inf, 0, 0)
-        tpot = outcome.tpot_s(requests.output_len)
-        tpot = tpot[~np.isnan(tpot)]
-        rows = [journal.table() for journal in run.journals]
-        weight = sum(float(row["seconds"].sum()) for row in rows)
-        busy, held = (sum(float((row[c] * row["seconds"]).sum()) for row in rows) for c in ("waiting", "sequences"))
-        return Look(
-            float(np.percentile(outcome.ttft_s(), percentile)),
-            float(np.percentile(tpot, percentile)) if tpot.size else 0.0,
-            float((1 / tpot).mean()) if tpot.size else math.inf,
-            max((float(row["kv_share"].max(initial=0.0)) for row in rows), default=0.0),
-            busy / run.seconds,
-            int(max((row["sequences"].max(initial=0) for row in rows), default=0)),
-            round(held / weight) if weight else 0,
-        )
-
-
-def bench_for(plan: Plan, model: MoEModel, candidate: Candidate, file: str) -> Bench:
-    """One server of a candidate, and one of its prefill pool. Raises InvalidInput and Infeasible as a scenario does."""
-    text = json.dumps(scenario_data(plan, model, candidate.layout))
-    served, fleet = _served(text, file)
-    policy = replace(fleet.pool.policy, max_sequences=candidate.max_sequences)
-    fleet = replace(fleet, pool=replace(fleet.pool, policy=policy))
-    if candidate.prefill is not None:
-        before = json.dumps(scenario_data(plan, model, candidate.prefill))
-        line = partial(on_line, *_transfer(before, text, file))
-        fleet = replace(fleet, prefill=_served(before, file)[1].pool, transfer_s=line)
-    gaps = np.random.default_rng((plan.seed, 5)).exponential(size=len(served.requests))
-    return Bench(fleet, served.requests, gaps, plan)
-
-
-def bench_with(
-    plan: Plan,
-    model: MoEModel,
-    candidate: Candidate,
-    file: str,
-    fitted: Fitted,
-    change: Callable[[ServingAssembly], ServingAssembly],
-    *,
-    balanced: bool = False,
-) -> Bench:
-    """`bench_for` with other constants, servers changed by a function, and even routing if asked for."""
-
-    def build(layout: Layout, limit: int) -> tuple[ServingAssembly, Fleet]:
-        data = scenario_data(plan, model, layout, limit)
-        data |= {"routing": {"kind": "balanced"}} if balanced else {}
-        served = change(_assembled(data, file))
-        return served, build_fleet(served, fitted)
-
-    served, fleet = build(candidate.layout, candidate.max_sequences)
-    if candidate.prefill is not None:
-        before, prefill = build(candidate.prefill, 0)
-        line = partial(on_line, *transfer_line(before.decode, served.decode))
-        fleet = replace(fleet, prefill=prefill.pool, transfer_s=line)
-    gaps = np.random.default_rng((plan.seed, 5)).exponential(size=len(served.requests))
-    return Bench(fleet, served.requests, gaps, plan)
 
 
 def evaluate(bench: Bench, candidate: Candidate, least: tuple[int, int], most_servers: int) -> Evaluation:

@@ -6,7 +6,9 @@ import pytest
 from moesim.hardware.fabrics import build_cluster
 from moesim.model.parallelism import Parallelism
 from moesim.spec.profile import load_profile
-from moesim.study.inspection.layout import Layout, explain, local_index, span
+from moesim.study.inspection.explain import explain
+from moesim.study.inspection.layout import Layout
+from moesim.study.inspection.span import local_index, span
 
 
 def spans(hardware, devices, parallelism, **options):
