@@ -44,7 +44,7 @@ def complete_schema(incomplete: str) -> list[str]:
 def complete_field(ctx: typer.Context, incomplete: str) -> list[str]:
     """Fields that the scenario on the line writes, for ``--set`` and ``--over``."""
     from moesim.errors import InvalidInput
-    from moesim.spec.assembly import read_scenario
+    from moesim.spec.scenario_file import read_scenario
 
     # The option that is being typed has no value yet, so that the line is parsed only in part: the rest is in `args`.
     words = [word for word in (*ctx.params.values(), *ctx.args) if isinstance(word, str) and not word.startswith("-")]

@@ -32,7 +32,8 @@ def offload(
     ] = None,
 ) -> None:
     """Compare expert caches and prefetches on the same replayed decode steps: hit rates, bytes, stalls, tokens/s."""
-    from moesim.spec.assembly import assemble, read_scenario
+    from moesim.spec.assembly import assemble
+    from moesim.spec.scenario_file import read_scenario
     from moesim.study.results.record import SCHEMA_VERSION, rounded, scenario_hash
     from moesim.study.step.offload import compare_policies
     from moesim.workload.offload.caches import CACHES

@@ -33,7 +33,7 @@ def resilience(
     ] = None,
 ) -> None:
     """Simulate weeks of a training run or a service with failures: goodput, availability, what each failure costs."""
-    from moesim.spec.assembly import read_scenario
+    from moesim.spec.scenario_file import read_scenario
 
     if out is not None:
         check_folder(out)

@@ -33,7 +33,7 @@ def run(
     ] = None,
 ) -> None:
     """Simulate one step of a scenario and print what it takes and why."""
-    from moesim.spec.assembly import read_scenario
+    from moesim.spec.scenario_file import read_scenario
     from moesim.spec.training_assembly import is_training
     from moesim.study.step.run import run_scenario
 

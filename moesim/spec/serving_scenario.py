@@ -18,7 +18,7 @@ from moesim.serving.lengths import LENGTHS
 from moesim.serving.policy import DP_PLACEMENTS, ORDERS, PREEMPTIONS, PRESETS, Policy
 from moesim.serving.requests import Requests, closed_loop, open_loop
 from moesim.serving.traces import read_requests
-from moesim.spec.assembly import Assembly, assemble, read_scenario
+from moesim.spec.assembly import Assembly, assemble
 from moesim.spec.expected import Expected
 from moesim.spec.kinds import kinds
 from moesim.spec.loading import Document, Spec
@@ -26,6 +26,7 @@ from moesim.spec.placement_options import PlacementOptions
 from moesim.spec.quantities import BytesPerSecond, Seconds
 from moesim.spec.routing import Routing
 from moesim.spec.scenario import Cluster, Count, Network, Parallelism, Precision
+from moesim.spec.scenario_file import read_scenario
 from moesim.workload.overlap import OVERLAPS
 
 Share = Annotated[float, Field(ge=0, le=1)]

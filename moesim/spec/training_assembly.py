@@ -18,11 +18,11 @@ from moesim.routing.relabel import block_labels, relabel_ids
 from moesim.routing.replay import Routes, check_geometry, phase_tokens, replay, split
 from moesim.routing.synthesis import balanced_routes
 from moesim.routing.trace import RouterTrace
-from moesim.spec.assembly import Problems
 from moesim.spec.loading import Document
 from moesim.spec.model_file import load_model
 from moesim.spec.parts import check_split, cluster_of, decoder, machine_of
 from moesim.spec.placing import Site, place_experts
+from moesim.spec.problems import Problems
 from moesim.spec.profile import load_profile
 from moesim.spec.training_parts import (
     check_exchange,

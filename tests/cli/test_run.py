@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from moesim.spec import library
-from moesim.spec.assembly import read_scenario
+from moesim.spec.scenario_file import read_scenario
 from moesim.spec.training_assembly import is_training
 
 # Scenarios of one inference step; those of a server have a load instead of a workload.

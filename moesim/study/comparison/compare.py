@@ -9,8 +9,8 @@ import pandas as pd
 
 import moesim
 from moesim.errors import Infeasible, InvalidInput, Problem
-from moesim.spec.assembly import read_scenario
 from moesim.spec.loading import Document
+from moesim.spec.scenario_file import read_scenario
 from moesim.study.results.record import SCHEMA_VERSION, rounded, scenario_hash
 from moesim.study.scenarios import Outcome, ScenarioKind, attempt, figure, kind_of, run_document
 from moesim.study.sweeps.grid import as_text

@@ -9,9 +9,10 @@ import numpy as np
 
 from moesim.errors import InvalidInput
 from moesim.routing.replay import Routes
-from moesim.spec.assembly import Assembly, assemble, read_scenario
+from moesim.spec.assembly import Assembly, assemble
 from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
+from moesim.spec.scenario_file import read_scenario
 from moesim.spec.serving_scenario import serving_assembly
 from moesim.spec.training_assembly import assemble_training, is_training
 from moesim.study.inspection.group_traffic import collectives

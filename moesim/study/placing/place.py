@@ -15,7 +15,7 @@ import pandas as pd
 from moesim.errors import InvalidInput, Problem
 from moesim.placement.optimum import MOST_VARIABLES, variables
 from moesim.placement.policies import POLICIES, REPLICATING
-from moesim.spec.assembly import assemble, read_scenario
+from moesim.spec.assembly import assemble
 from moesim.spec.complaints import did_you_mean
 from moesim.spec.drawing import site_of
 from moesim.spec.kinds import Kind
@@ -23,6 +23,7 @@ from moesim.spec.loading import Document
 from moesim.spec.model_file import load_model
 from moesim.spec.placing import Site
 from moesim.spec.scenario import Scenario
+from moesim.spec.scenario_file import read_scenario
 from moesim.study.placing.bench import Bench, Judged
 from moesim.study.placing.table import cross_node_bytes, policy_table
 from moesim.study.placing.workloads import Workloads, workloads

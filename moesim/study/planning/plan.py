@@ -14,11 +14,11 @@ from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
 from moesim.model.architecture import MoEModel
 from moesim.spec import library
-from moesim.spec.assembly import plain_value
 from moesim.spec.loading import Document, read
 from moesim.spec.model_file import load_model
 from moesim.spec.plan_file import Plan
 from moesim.spec.profile import load_profile
+from moesim.spec.scenario_file import plain_value
 from moesim.spec.serving_constants import load_fitted
 from moesim.study.planning.economics import break_even_tokens, device_usd_per_hour, device_watts
 from moesim.study.planning.finalists import simulate_finalist

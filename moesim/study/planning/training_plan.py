@@ -12,10 +12,10 @@ import pandas as pd
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
 from moesim.spec import library
-from moesim.spec.assembly import plain_value, read_scenario
 from moesim.spec.loading import Document, read
 from moesim.spec.plan_file import Economics, TrainingAlternative, TrainingPlan
 from moesim.spec.profile import load_profile
+from moesim.spec.scenario_file import plain_value, read_scenario
 from moesim.study.planning.economics import device_usd_per_hour, device_watts
 from moesim.study.reliability.training_runs import runs_of
 from moesim.study.results.record import origin, rounded

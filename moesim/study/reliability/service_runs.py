@@ -20,9 +20,9 @@ from moesim.resilience.process import Job, Operations
 from moesim.resilience.recovery import Loss, Response
 from moesim.resilience.service_run import NO_CHECKPOINTS, ServiceLog, run_service
 from moesim.serving.roster import Outage
-from moesim.spec.assembly import read_scenario
 from moesim.spec.loading import Document
 from moesim.spec.resilience_scenario import ServiceRun
+from moesim.spec.scenario_file import read_scenario
 from moesim.spec.serving_constants import load_fitted
 from moesim.spec.serving_scenario import ServingAssembly, serving_assembly
 from moesim.study.reliability.lost_rank import measure_lost_rank

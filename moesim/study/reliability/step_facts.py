@@ -16,12 +16,12 @@ from moesim.model.architecture import MoEModel
 from moesim.model.parameters import mtp_parameters, parameters
 from moesim.resilience.checkpoints import touched_share
 from moesim.routing.latent import Geometry
-from moesim.spec.assembly import read_scenario
 from moesim.spec.loading import Document
 from moesim.spec.model_file import load_model
 from moesim.spec.profile import load_profile
 from moesim.spec.resilience_scenario import SimulatedStep, StatedStep
 from moesim.spec.scenario import Scenario
+from moesim.spec.scenario_file import read_scenario
 from moesim.spec.training_assembly import is_training
 from moesim.spec.training_scenario import TrainingScenario
 from moesim.study.step.run import run_step

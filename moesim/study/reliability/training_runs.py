@@ -15,9 +15,9 @@ from moesim.resilience.checkpoints import Checkpointing, check_storage, daly, de
 from moesim.resilience.failures import FailureClass
 from moesim.resilience.process import STATES, Job, Operations, RunLog
 from moesim.resilience.training_run import goodput_by_interval, run_training
-from moesim.spec.assembly import read_scenario
 from moesim.spec.loading import Document
 from moesim.spec.resilience_scenario import TrainingRun
+from moesim.spec.scenario_file import read_scenario
 from moesim.study.reliability.over_seeds import KeptSeeds, recorded_failures, spread
 from moesim.study.reliability.step_facts import StepFacts, step_facts
 from moesim.study.results.notebook import spread_html

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from moesim.errors import InvalidInput, Problem
-from moesim.spec.assembly import read_scenario
 from moesim.spec.model_file import TWIN
+from moesim.spec.scenario_file import read_scenario
 from moesim.study.serving_load.serve import serve_scenario
 from moesim.study.validation.serving.rows import REQUESTS_PER_SLOT, stack_of
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from moesim.errors import InvalidInput, Problem
 from moesim.spec import library
-from moesim.spec.assembly import plain_value, read_scenario
 from moesim.spec.loading import Document, parse, read
+from moesim.spec.scenario_file import plain_value, read_scenario
 from moesim.spec.sweep_file import SweepFile
 from moesim.study.results.inputs import Inputs
 from moesim.study.scenarios import kind_of
