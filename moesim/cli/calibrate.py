@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.options import JsonOption
 from moesim.cli.output import Progress, note, print_json, print_table, records, say
 from moesim.errors import InvalidInput
 
@@ -24,7 +25,7 @@ def calibrate(
     device: Annotated[
         str | None, typer.Option("--device", help="With --measure: cpu or cuda; the machine's best by default.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Fit cost models to measured tables and keep the fit in the hardware profile."""
     if measure is not None:

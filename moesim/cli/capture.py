@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.output import Progress, note, print_json, print_table, say
+from moesim.cli.options import JsonOption
+from moesim.cli.output import Progress, note_written, print_json, print_table, say
 from moesim.errors import InvalidInput
 
 
@@ -34,7 +35,7 @@ def capture(
     list_routers: Annotated[
         bool, typer.Option("--list-routers", help="List the routers of the reference model.")
     ] = False,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Capture a router trace from a real forward pass (needs the extra ``lab``)."""
     if list_routers:
@@ -61,8 +62,7 @@ def capture(
         from moesim.lab.miniatures import remake_shipped
 
         written = remake_shipped(shipped, progress=progress)
-    for path in written:
-        note(f"wrote {path}")
+    note_written(written)
 
 
 def need_torch() -> None:

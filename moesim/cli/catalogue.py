@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from moesim.cli.completion import complete_model, complete_profile
+from moesim.cli.options import JsonOption
 from moesim.cli.output import note, print_json, print_table, records, say
 from moesim.errors import InvalidInput
 
@@ -17,7 +18,7 @@ def models(
         list[str] | None,
         typer.Argument(help="Models to show: ids, YAML files, config.json.", autocompletion=complete_model),
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """List models: parameters, KV bytes and FLOPs per token beside the published figures."""
     from moesim.study.inspection.models import models_table
@@ -81,7 +82,7 @@ def profiles(
     ] = None,
     plot: Annotated[Path | None, typer.Option("--plot", help="Draw the topology graph into this PNG.")] = None,
     devices: Annotated[int | None, typer.Option("--devices", help="Size of the drawn cluster.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """List hardware profiles, show one, or draw its topology."""
     from moesim.study.inspection.profiles import profile_sheet, profiles_table

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from moesim.cli.completion import complete_claim
-from moesim.cli.output import Progress, check_folder, note, print_json, say
+from moesim.cli.options import JsonOption
+from moesim.cli.output import Progress, check_folder, note, note_written, print_json, print_table, say
 
 
 def claims(
@@ -26,7 +27,7 @@ def claims(
     report: Annotated[
         Path | None, typer.Option("--report", help="Folder for claims.md, its pictures, and claims.html.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Decide what surveys say about MoE systems: holds, holds only when, does not hold, or not decidable here."""
     from moesim.study.claims.reading import read_claims
@@ -44,8 +45,7 @@ def claims(
     if report is not None:
         from moesim.report.claims import write_claims_report
 
-        for path in write_claims_report(decided, report):
-            note(f"wrote {path}")
+        note_written(write_claims_report(decided, report))
     if json:
         print_json(claims_json(decided))
     else:
@@ -74,7 +74,6 @@ def _print(decided: list, in_full: bool) -> None:
 
 
 def _print_rows(decided) -> None:
-    from moesim.cli.output import print_table
     from moesim.study.claims.table import columns_of
 
     if len(decided.rows) > 1:

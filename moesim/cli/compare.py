@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.completion import complete_field, complete_scenario
-from moesim.cli.output import HtmlOption, check_folder, check_html, note, print_json, print_table, say, write_html
+from moesim.cli.completion import complete_scenario
+from moesim.cli.options import HtmlOption, JsonOption, set_option
+from moesim.cli.output import check_folder, check_html, note_written, print_json, print_table, say, write_html
 
 _MOST_FIGURES = 12  # beside the headline; --json has all
 
@@ -23,16 +24,13 @@ def compare(
             help="Another of the same kind; without, A with the changes of --set.", autocompletion=complete_scenario
         ),
     ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", autocompletion=complete_field, metavar="FIELD=VALUE", help="Change a field of B."),
-    ] = None,
+    change: Annotated[list[str] | None, set_option("Change a field of B.")] = None,
     each: Annotated[
         bool, typer.Option("--each", help="Also say what each differing key does alone: one more run a key.")
     ] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for a picture and the tables.")] = None,
     html: HtmlOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Run two scenarios and say what differs, in which operations, ranks, links and bytes."""
     from moesim.study.comparison.compare import compare as run_both
@@ -41,9 +39,7 @@ def compare(
         check_folder(out)
     check_html(html)
     found = run_both(a, b, change or (), each=each)
-    written = [] if out is None else _write(found, out)
-    for path in written:
-        note(f"wrote {path}")
+    written = note_written([] if out is None else _write(found, out))
     if html is not None:
         from moesim.report.html.comparison import comparison_page
 

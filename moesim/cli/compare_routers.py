@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.options import JsonOption
 from moesim.cli.output import Progress, note, print_json, print_table, records
 
 
@@ -17,7 +18,7 @@ def compare_routers(
         "out/routers"
     ),
     seed: Annotated[int, typer.Option("--seed", help="Seed of weights and batches.")] = 0,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Train each router on the same text and budget, capture it, and simulate it on H100, GB200 NVL72 and TPU v5p."""
     from moesim.cli.capture import need_torch

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.completion import complete_field, complete_scenario
+from moesim.cli.completion import complete_scenario
+from moesim.cli.options import JsonOption, set_option
 from moesim.cli.output import check_folder, note, print_json, print_table, say
 from moesim.errors import InvalidInput
 
@@ -18,14 +19,11 @@ def explain(
         str, typer.Argument(help="Name of a shipped scenario, or a YAML file.", autocompletion=complete_scenario)
     ],
     out: Annotated[Path | None, typer.Option("--out", help="PNG to draw the groups on the nodes to.")] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option("--set", autocompletion=complete_field, metavar="FIELD=VALUE", help="Change a field."),
-    ] = None,
+    change: Annotated[list[str] | None, set_option("Change a field.")] = None,
     pool: Annotated[
         str, typer.Option("--pool", metavar="decode|prefill", help="Of disaggregated servers: which of them.")
     ] = "decode",
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Print the rank order, what each degree's groups span, and the bytes that their collectives carry."""
     from moesim.study.inspection.explain import explain as explained

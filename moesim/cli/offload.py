@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.completion import complete_field, complete_scenario
+from moesim.cli.completion import complete_scenario
+from moesim.cli.options import JsonOption, set_option
 from moesim.cli.output import check_folder, note, print_json, print_table, records, say
 from moesim.errors import InvalidInput, Problem
 
@@ -23,13 +24,8 @@ def offload(
         list[str] | None, typer.Option("--prefetch", help="Predictors to compare; by default the scenario's own.")
     ] = None,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for a picture of hit rates and stalls.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", autocompletion=complete_field, metavar="FIELD=VALUE", help="Change a field, e.g. offload.steps=32."
-        ),
-    ] = None,
+    json: JsonOption = False,
+    change: Annotated[list[str] | None, set_option("Change a field, e.g. offload.steps=32.")] = None,
 ) -> None:
     """Compare expert caches and prefetches on the same replayed decode steps: hit rates, bytes, stalls, tokens/s."""
     from moesim.spec.assembly import assemble

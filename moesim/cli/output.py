@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -17,13 +17,6 @@ from moesim.files import write_table
 
 if TYPE_CHECKING:
     from moesim.report.html.page import Page
-
-HtmlOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--html", metavar="FILE.html", help="One page that opens offline, with Markdown beside it (docs/reports.md)."
-    ),
-]
 
 
 def say(text: str = "") -> None:
@@ -34,6 +27,24 @@ def say(text: str = "") -> None:
 def note(text: str) -> None:
     """A line that is not the result: progress, files written, warnings."""
     typer.echo(text, err=True)
+
+
+def note_written(paths: Iterable[Path]) -> list[Path]:
+    """Say which files were written, and hand them on."""
+    written = list(paths)
+    for path in written:
+        note(f"wrote {path}")
+    return written
+
+
+def print_heading(metrics: dict) -> None:
+    """The lines that every step's result begins with: what ran, and what was changed in it or what it is for."""
+    say(f"{metrics['scenario']}: {metrics['title']}")
+    if metrics["changes"]:
+        say(f"changed: {', '.join(metrics['changes'])}")
+    elif metrics["description"]:
+        say(metrics["description"].strip())
+    say()
 
 
 def print_json(data: object) -> None:
@@ -98,6 +109,22 @@ def print_table(rows: Iterable[Sequence[str]], header: Sequence[str] = (), right
     for row in table:
         cells = (c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths, strict=True)))
         say("  ".join(cells).rstrip())
+
+
+def print_statistics(
+    table, numbers: Iterable[str], shown: Callable[[str, float], str], label: Callable[[str], str] = str
+) -> None:
+    """A DataFrame whose columns are labels, but for those of `numbers` that it has, which go to the right.
+
+    shown: text of a number of a column. label: text of a label.
+    """
+    numbers = [name for name in numbers if name in table]
+    labels = [name for name in table.columns if name not in numbers]
+    rows = (
+        (*(label(row[name]) for name in labels), *(shown(name, row[name]) for name in numbers))
+        for row in table.to_dict("records")
+    )
+    print_table(rows, header=(*labels, *numbers), right=range(len(labels), len(labels) + len(numbers)))
 
 
 class Progress:

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.completion import complete_field, complete_scenario
+from moesim.cli.completion import complete_scenario
+from moesim.cli.options import JsonOption, set_option
 from moesim.cli.output import Progress, note, print_json, print_table, records, say
 from moesim.errors import InvalidInput, Problem
 
@@ -21,13 +22,8 @@ def pareto(
     measured: Annotated[Path | None, typer.Option("--measured", help="Table of measured runs to overlay.")] = None,
     twin: Annotated[bool, typer.Option("--twin", help="Also the dense twin, and where the two cross.")] = False,
     out: Annotated[Path | None, typer.Option("--out", help="Draw into this PNG.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", autocompletion=complete_field, metavar="FIELD=VALUE", help="Change a field of the scenario."
-        ),
-    ] = None,
+    json: JsonOption = False,
+    change: Annotated[list[str] | None, set_option("Change a field of the scenario.")] = None,
 ) -> None:
     """Sweep the load of a serving scenario: tokens/s a device against tokens/s a user."""
     from moesim.study.serving_load.pareto import crossover, measured_points

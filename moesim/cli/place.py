@@ -8,12 +8,13 @@ from typing import Annotated
 import typer
 
 from moesim.cli.completion import complete_scenario
+from moesim.cli.options import HtmlOption, JsonOption, set_option
 from moesim.cli.output import (
-    HtmlOption,
     Progress,
     check_folder,
     check_html,
     note,
+    note_written,
     print_json,
     print_table,
     say,
@@ -51,10 +52,8 @@ def place(
     every: Annotated[int, typer.Option("--every", help="Steps between two re-balancings.")] = 1000,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for heat maps and tables.")] = None,
     html: HtmlOption = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field of the scenario.")
-    ] = None,
+    json: JsonOption = False,
+    change: Annotated[list[str] | None, set_option("Change a field of the scenario.")] = None,
 ) -> None:
     """Learn placements of experts on one part of a trace, judge them on another: step time, hot spots, moving costs."""
     from moesim.study.placing.place import place as study_of
@@ -79,9 +78,7 @@ def place(
     if out is not None:
         from moesim.report.placement_figures import write_placement_report
 
-        written = write_placement_report(study, out)
-        for path in written:
-            note(f"wrote {path}")
+        written = note_written(write_placement_report(study, out))
     if html is not None:
         from moesim.report.html.placement import placement_page
 

@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from moesim.cli.options import HtmlOption, JsonOption, set_option
 from moesim.cli.output import (
-    HtmlOption,
     Progress,
     check_folder,
     check_html,
-    note,
+    note_written,
     print_json,
     print_table,
     say,
@@ -25,7 +25,7 @@ UNMET = 1
 
 def plan(
     file: Annotated[str, typer.Argument(help="Name of a shipped plan, or a YAML file (docs/plan.md).")],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for the table and the pictures.")] = None,
     html: HtmlOption = None,
     each: Annotated[
@@ -33,9 +33,7 @@ def plan(
     ] = False,
     train: Annotated[bool, typer.Option("--train", help="The file plans a training run: days, money, energy.")] = False,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes.")] = 2,
-    change: Annotated[
-        list[str] | None, typer.Option("--set", metavar="FIELD=VALUE", help="Change a field, e.g. load.rate=40.")
-    ] = None,
+    change: Annotated[list[str] | None, set_option("Change a field, e.g. load.rate=40.")] = None,
 ) -> None:
     """Search hardware, degrees, precision and batch limits for the cheapest servers that meet an SLO (exit 1: none)."""
     if out is not None:
@@ -57,9 +55,7 @@ def plan(
     if out is not None:
         from moesim.report.plan import write_plan_report
 
-        written = write_plan_report(result, out)
-        for path in written:
-            note(f"wrote {path}")
+        written = note_written(write_plan_report(result, out))
     if html is not None:
         from moesim.report.html.plan import plan_page
 
@@ -81,8 +77,7 @@ def _train(file: str, changes: list[str], json: bool, out: Path | None) -> None:
     if out is not None:
         from moesim.report.plan import write_training_plan_report
 
-        for path in write_training_plan_report(result, out):
-            note(f"wrote {path}")
+        note_written(write_training_plan_report(result, out))
     if json:
         print_json(result.metrics)
         return

@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.completion import complete_field, complete_scenario
-from moesim.cli.output import Progress, check_folder, note, print_json, print_table, say
+from moesim.cli.completion import complete_scenario
+from moesim.cli.options import JsonOption, set_option
+from moesim.cli.output import Progress, check_folder, note_written, print_json, print_table, say
 
 
 def resilience(
@@ -18,19 +19,11 @@ def resilience(
             help="Name of a shipped scenario with failures, or a YAML file.", autocompletion=complete_scenario
         ),
     ],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for pictures and finished seeds; the same again goes on.")
     ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            autocompletion=complete_field,
-            metavar="FIELD=VALUE",
-            help="Change a field, e.g. checkpoint.interval=daly.",
-        ),
-    ] = None,
+    change: Annotated[list[str] | None, set_option("Change a field, e.g. checkpoint.interval=daly.")] = None,
 ) -> None:
     """Simulate weeks of a training run or a service with failures: goodput, availability, what each failure costs."""
     from moesim.spec.scenario_file import read_scenario
@@ -50,8 +43,7 @@ def _training(document, json: bool, out: Path | None) -> None:
     if out is not None:
         from moesim.report.resilience import write_resilience_report
 
-        for path in write_resilience_report(result, out):
-            note(f"wrote {path}")
+        note_written(write_resilience_report(result, out))
     if json:
         print_json(result.metrics)
     else:
@@ -66,8 +58,7 @@ def _service(document, json: bool, out: Path | None) -> None:
     if out is not None:
         from moesim.report.service import write_service_report
 
-        for path in write_service_report(result, out):
-            note(f"wrote {path}")
+        note_written(write_service_report(result, out))
     if json:
         print_json(result.metrics)
     else:

@@ -7,8 +7,18 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.completion import complete_field, complete_scenario
-from moesim.cli.output import HtmlOption, check_folder, check_html, note, print_json, print_table, say, write_html
+from moesim.cli.completion import complete_scenario
+from moesim.cli.options import HtmlOption, JsonOption, set_option
+from moesim.cli.output import (
+    check_folder,
+    check_html,
+    note_written,
+    print_heading,
+    print_json,
+    print_table,
+    say,
+    write_html,
+)
 from moesim.errors import InvalidInput
 
 
@@ -16,21 +26,13 @@ def run(
     scenario: Annotated[
         str, typer.Argument(help="Name of a shipped scenario, or a YAML file.", autocompletion=complete_scenario)
     ],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures and the timeline.")] = None,
     html: HtmlOption = None,
     links: Annotated[
         bool, typer.Option("--links", help="Also write link use and traffic to --out; print hot links.")
     ] = False,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            autocompletion=complete_field,
-            metavar="FIELD=VALUE",
-            help="Change a field, e.g. workload.context=8192.",
-        ),
-    ] = None,
+    change: Annotated[list[str] | None, set_option("Change a field, e.g. workload.context=8192.")] = None,
 ) -> None:
     """Simulate one step of a scenario and print what it takes and why."""
     from moesim.spec.scenario_file import read_scenario
@@ -52,9 +54,7 @@ def run(
     if out is not None:
         from moesim.report.step import write_link_report, write_step_report
 
-        written = write_step_report(result, out) + (write_link_report(result, out) if links else [])
-        for path in written:
-            note(f"wrote {path}")
+        written = note_written(write_step_report(result, out) + (write_link_report(result, out) if links else []))
     if html is not None:
         from moesim.report.html.step import step_page
 
@@ -74,9 +74,7 @@ def _show_training(result, json: bool, out: Path | None, html: Path | None) -> N
     if out is not None:
         from moesim.report.training import write_training_report
 
-        written = write_training_report(result, out)
-        for path in written:
-            note(f"wrote {path}")
+        written = note_written(write_training_report(result, out))
     if html is not None:
         from moesim.report.html.training import training_page
 
@@ -91,12 +89,7 @@ def _print(metrics: dict) -> None:
     from moesim.units import format_bytes, format_seconds
 
     s = format_seconds
-    say(f"{metrics['scenario']}: {metrics['title']}")
-    if metrics["changes"]:
-        say(f"changed: {', '.join(metrics['changes'])}")
-    elif metrics["description"]:
-        say(metrics["description"].strip())
-    say()
+    print_heading(metrics)
     interval = f"({s(metrics['step_time_low_s'])} – {s(metrics['step_time_high_s'])}, 80 % interval)"
     say(f"step time     {s(metrics['step_time_s'])}  {interval}")
     if metrics["tpot_s"] is not None:

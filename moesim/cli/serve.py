@@ -7,8 +7,9 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.completion import complete_field, complete_scenario
-from moesim.cli.output import HtmlOption, Progress, check_html, note, print_json, print_table, say, write_html
+from moesim.cli.completion import complete_scenario
+from moesim.cli.options import HtmlOption, JsonOption, set_option
+from moesim.cli.output import Progress, check_html, note, note_written, print_json, print_table, say, write_html
 from moesim.files import write_table
 
 
@@ -17,19 +18,11 @@ def serve(
         str,
         typer.Argument(help="Name of a shipped serving scenario, or a YAML file.", autocompletion=complete_scenario),
     ],
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures and the table of requests.")] = None,
     html: HtmlOption = None,
     exact: Annotated[bool, typer.Option("--exact", help="Simulate every step, not runs of equal steps.")] = False,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set",
-            autocompletion=complete_field,
-            metavar="FIELD=VALUE",
-            help="Change a field, e.g. load.arrivals.in_flight=32.",
-        ),
-    ] = None,
+    change: Annotated[list[str] | None, set_option("Change a field, e.g. load.arrivals.in_flight=32.")] = None,
 ) -> None:
     """Serve a load and print TTFT, TPOT, throughput and goodput. Partial results of a stopped run are marked."""
     from moesim.study.serving_load.serve import serve_scenario
@@ -39,9 +32,7 @@ def serve(
     result = serve_scenario(
         scenario, change or (), exact=exact, progress=lambda done, total: show("requests", done, total)
     )
-    written = [] if out is None else _write(result, out)
-    for path in written:
-        note(f"wrote {path}")
+    written = note_written([] if out is None else _write(result, out))
     if html is not None:
         from moesim.report.html.serving import serving_page
 

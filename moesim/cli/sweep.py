@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from moesim.cli.completion import complete_field, complete_scenario
+from moesim.cli.options import JsonOption, set_option
 from moesim.cli.output import Progress, check_folder, note, print_json, print_table, records, say
 from moesim.errors import Infeasible, InvalidInput, Problem
 
@@ -28,12 +29,7 @@ def sweep(
             help="Vary a field; FIELD+FIELD=… gives both the same value.",
         ),
     ] = None,
-    change: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--set", autocompletion=complete_field, metavar="FIELD=VALUE", help="Change a field in every run."
-        ),
-    ] = None,
+    change: Annotated[list[str] | None, set_option("Change a field in every run.")] = None,
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder of the results, out/sweep-SCENARIO by default.")
     ] = None,
@@ -47,7 +43,7 @@ def sweep(
     metric: Annotated[
         str | None, typer.Option("--metric", help="The figure to print and draw, e.g. step_time_s.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Run a grid of scenarios. A stopped sweep goes on where it stopped: give the same command again."""
     from moesim.study.scenarios import kind_of

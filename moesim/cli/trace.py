@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 
 from moesim.cli.completion import complete_trace
-from moesim.cli.output import note, print_json, print_table, say
+from moesim.cli.options import JsonOption
+from moesim.cli.output import note, note_written, print_json, print_table, say
 
 
 def trace(
@@ -19,7 +20,7 @@ def trace(
         ),
     ],
     out: Annotated[Path | None, typer.Option("--out", help="Folder for pictures.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Judge the health of router traces: balance, collapse, locality, layer dependence, drift."""
     from moesim.spec import library
@@ -29,8 +30,7 @@ def trace(
     if out is not None:
         from moesim.report.trace_figures import write_trace_report
 
-        for path in write_trace_report(seen, out):
-            note(f"wrote {path}")
+        note_written(write_trace_report(seen, out))
     if json:
         print_json(health_as_json(seen[0]) if len(seen) == 1 else comparison_as_json(seen))
         return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from moesim.cli.output import print_table, say
+from moesim.cli.output import print_heading, print_table, say
 
 
 def print_training(metrics: dict) -> None:
@@ -10,12 +10,7 @@ def print_training(metrics: dict) -> None:
     from moesim.units import format_bytes, format_seconds
 
     s = format_seconds
-    say(f"{metrics['scenario']}: {metrics['title']}")
-    if metrics["changes"]:
-        say(f"changed: {', '.join(metrics['changes'])}")
-    elif metrics["description"]:
-        say(metrics["description"].strip())
-    say()
+    print_heading(metrics)
     interval = f"({s(metrics['step_time_low_s'])} – {s(metrics['step_time_high_s'])}, 80 % interval)"
     say(f"step time     {s(metrics['step_time_s'])}  {interval}, {metrics['microbatches']} microbatches a replica")
     say(f"throughput    {metrics['tokens_per_s']:,.0f} tokens/s, {metrics['tokens_per_s_per_device']:,.0f} per device")

@@ -8,13 +8,15 @@ from typing import Annotated
 import typer
 
 import moesim
-from moesim.cli.output import print_json, print_table, records, save_table, say
+from moesim.cli.options import JsonOption
+from moesim.cli.output import print_json, print_statistics, records, save_table, say
 from moesim.cli.validate_published import validate_published, validate_scenarios
 from moesim.cli.validate_serving import validate_serving
 from moesim.errors import InvalidInput
 
 # Columns by which a table of serving runs is known from one of kernels.
 SERVING = {"input_len", "output_len", "concurrency"}
+_NUMBERS = ("rows", "refused", "median_ape", "mape", "p90_ape", "bias", "rank_correlation", "coverage", "width")
 
 
 def validate(
@@ -38,7 +40,7 @@ def validate(
     device: Annotated[
         str | None, typer.Option("--device", help="With --local: cpu or cuda; the machine's best by default.")
     ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+    json: JsonOption = False,
 ) -> None:
     """Predict the rows of measured tables and say how good the predictions are."""
     if local:
@@ -77,24 +79,13 @@ def validate(
         return
     for path, table in reports:
         say(str(path))
-        _print(table)
+        print_statistics(table, _NUMBERS, _number)
         say()
 
 
 def _target(path: Path, paths: list[Path], out: Path | None) -> Path | None:
     """Where the predictions of one of some tables go."""
     return None if out is None else out if len(paths) == 1 and out.suffix else out / f"{path.stem}.parquet"
-
-
-def _print(table) -> None:
-    numbers = ("rows", "refused", "median_ape", "mape", "p90_ape", "bias", "rank_correlation", "coverage", "width")
-    numbers = [name for name in numbers if name in table]
-    labels = [name for name in table.columns if name not in numbers]
-    rows = (
-        (*(row[name] for name in labels), *(_number(name, row[name]) for name in numbers))
-        for row in table.to_dict("records")
-    )
-    print_table(rows, header=(*labels, *numbers), right=range(len(labels), len(labels) + len(numbers)))
 
 
 def _number(name: str, value: float) -> str:

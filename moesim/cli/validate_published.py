@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from moesim.cli.output import Progress, print_json, print_table, records, save_table, say
+from moesim.cli.output import Progress, print_json, print_statistics, print_table, records, save_table, say
 from moesim.cli.validate_serving import cache_folder
+
+_NUMBERS = ("entries", "predicted", "median_ape", "p90_ape", "bias", "spearman", "coverage")
 
 
 def validate_published(path: Path, *, out: Path | None, json: bool) -> None:
@@ -32,7 +34,7 @@ def validate_published(path: Path, *, out: Path | None, json: bool) -> None:
         print_json(data | {"errors": records(errors)})
         return
     say(str(path))
-    _print(errors)
+    print_statistics(errors, _NUMBERS, _number, _short)
     say()
     say(f"converted {share:.1%} of {len(judged)} inference and training entries ({len(predicted)} entries in all)")
 
@@ -64,17 +66,7 @@ def validate_scenarios(folder: Path, *, out: Path | None, json: bool) -> None:
     )
     print_table(rows, header=("scenario", "published", "predicted", "unit", "error", "assumed"), right=(1, 2, 4))
     say()
-    _print(errors)
-
-
-def _print(errors) -> None:
-    numbers = ("entries", "predicted", "median_ape", "p90_ape", "bias", "spearman", "coverage")
-    labels = [name for name in errors.columns if name not in numbers]
-    rows = (
-        (*(_short(row[name]) for name in labels), *(_number(name, row[name]) for name in numbers))
-        for row in errors.to_dict("records")
-    )
-    print_table(rows, header=(*labels, *numbers), right=range(len(labels), len(labels) + len(numbers)))
+    print_statistics(errors, _NUMBERS, _number, _short)
 
 
 def _short(text: str) -> str:

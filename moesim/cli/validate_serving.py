@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from moesim.cli.output import Progress, note, print_json, print_table, records, save_table, say
+from moesim.cli.output import Progress, note, print_json, print_statistics, print_table, records, save_table, say
 from moesim.files import write_text
 
 _NUMBERS = tuple(
@@ -36,7 +36,7 @@ def validate_serving(path: Path, *, out: Path | None, by: tuple[str, ...], json:
         print_json(data | ({} if choices is None else {"choices": records(choices)}))
         return
     say(str(path))
-    _print(errors)
+    print_statistics(errors, ("rows", "refused", *_NUMBERS), _number)
     if choices is not None and len(choices):
         share = choices["share_of_best"]
         say()
@@ -77,16 +77,6 @@ def fit_serving(
     note(f"wrote {target}")
     rows = ((name, *(f"{value:.1%}" for value in errors.values())) for name, errors in found.errors.items())
     print_table(rows, header=("runs", *next(iter(found.errors.values()))), right=range(1, 8))
-
-
-def _print(table) -> None:
-    numbers = [name for name in ("rows", "refused", *_NUMBERS) if name in table]
-    labels = [name for name in table.columns if name not in numbers]
-    rows = (
-        (*(row[name] for name in labels), *(_number(name, row[name]) for name in numbers))
-        for row in table.to_dict("records")
-    )
-    print_table(rows, header=(*labels, *numbers), right=range(len(labels), len(labels) + len(numbers)))
 
 
 def _number(name: str, value: float) -> str:

@@ -18,7 +18,7 @@ from moesim.spec.loading import Document, read
 from moesim.spec.model_file import load_model
 from moesim.spec.plan_file import Plan
 from moesim.spec.profile import load_profile
-from moesim.spec.scenario_file import plain_value
+from moesim.spec.scenario_file import with_changes
 from moesim.spec.serving_constants import load_fitted
 from moesim.study.planning.economics import break_even_tokens, device_usd_per_hour, device_watts
 from moesim.study.planning.finalists import simulate_finalist
@@ -64,12 +64,7 @@ def make_plan(
 
     Raises InvalidInput with every problem found.
     """
-    document = read(library.find("plan", name_or_path))
-    for change in changes:
-        field, equals, text = change.partition("=")
-        if not equals:
-            raise InvalidInput(f"--set {change}: write FIELD=VALUE, e.g. load.rate=40")
-        document = document.with_value(field.strip(), plain_value(text))
+    document = with_changes(read(library.find("plan", name_or_path)), changes, "load.rate=40")
     return plan_of(document, jobs=jobs, progress=progress)
 
 

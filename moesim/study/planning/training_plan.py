@@ -15,7 +15,7 @@ from moesim.spec import library
 from moesim.spec.loading import Document, read
 from moesim.spec.plan_file import Economics, TrainingAlternative, TrainingPlan
 from moesim.spec.profile import load_profile
-from moesim.spec.scenario_file import plain_value, read_scenario
+from moesim.spec.scenario_file import read_scenario, with_changes
 from moesim.study.planning.economics import device_usd_per_hour, device_watts
 from moesim.study.reliability.training_runs import runs_of
 from moesim.study.results.record import origin, rounded
@@ -38,12 +38,7 @@ def make_training_plan(
     name_or_path: str | Path, changes: Iterable[str] = (), *, progress: Callable[[str, int, int], None] | None = None
 ) -> TrainingPlanResult:
     """Plan the alternatives of a file. Raises InvalidInput and Infeasible as their scenarios do."""
-    document = read(library.find("plan", name_or_path))
-    for change in changes:
-        field, equals, text = change.partition("=")
-        if not equals:
-            raise InvalidInput(f"--set {change}: write FIELD=VALUE, e.g. tokens=1.0e12")
-        document = document.with_value(field.strip(), plain_value(text))
+    document = with_changes(read(library.find("plan", name_or_path)), changes, "tokens=1.0e12")
     return training_plan_of(document, progress=progress)
 
 

@@ -16,28 +16,15 @@ SMALL = (
     "placement={kind: contiguous, slots_per_rank: 2}",
 )  # fmt: skip
 
-PLAN = """
-model: gpt-oss-120b
-load: {rate: 8, input: {kind: fixed, tokens: 500}, output: {kind: fixed, tokens: 100}, requests: 60}
-slo: {ttft: 1 s, tpot: 40 ms}
-search:
-  - hardware: h100
-    software: vllm
-    devices: [1, 2]
-    precision: [{experts: mxfp4, dense: bf16, dispatch: bf16, combine: bf16, kv: bf16}]
-routing: {kind: lognormal, sigma: 0.8}
-finalists: 0
-"""
+
+@pytest.fixture(scope="session")
+def planned(plan_text):
+    return plan_of(parse(plan_text))
 
 
 @pytest.fixture(scope="session")
-def planned():
-    return plan_of(parse(PLAN))
-
-
-@pytest.fixture(scope="session")
-def unmet():
-    return plan_of(parse(PLAN.replace("40 ms", "2 ms")))
+def unmet(plan_text):
+    return plan_of(parse(plan_text.replace("40 ms", "2 ms")))
 
 
 @pytest.fixture(scope="session")
