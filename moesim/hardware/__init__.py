@@ -1,0 +1,1 @@
+"""Devices, number formats, and clusters as graphs of links."""

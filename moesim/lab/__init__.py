@@ -1,0 +1,1 @@
+"""PyTorch lives here alone: reference models, routers, captures, timings of this machine."""

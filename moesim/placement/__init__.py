@@ -1,0 +1,1 @@
+"""Experts and replicas on ranks, sequences on ranks, and the traffic that follows."""

@@ -1,0 +1,1 @@
+"""Files of results: pictures, timelines for Perfetto, Markdown, HTML."""

@@ -1,0 +1,1 @@
+"""Jobs and services among failures, over weeks; a step is a number of seconds here."""

@@ -1,0 +1,1 @@
+"""Router traces: reading, checking, replaying, judging and synthesising them."""

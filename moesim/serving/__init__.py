@@ -1,0 +1,1 @@
+"""Requests, batching, KV caches, servers behind a balancer, on one SimPy clock."""

@@ -1,0 +1,1 @@
+"""What one asks of the simulator, a room a question; docs/architecture.md draws them."""

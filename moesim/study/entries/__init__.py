@@ -1,0 +1,1 @@
+"""Published figures: from their free text to scenarios, predictions and errors."""

@@ -1,0 +1,1 @@
+"""Decode steps whose experts wait outside HBM: caches, prefetches, copies."""

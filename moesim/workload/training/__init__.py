@@ -1,0 +1,1 @@
+"""Training steps: pipeline schedules, forward and backward kernels, sharding, the optimizer."""
