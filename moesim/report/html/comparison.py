@@ -12,7 +12,8 @@ from moesim.report.html import plots
 from moesim.report.html.page import Figure, Page, Section
 from moesim.report.html.step import timing_sections
 from moesim.report.html.words import assumptions, between, provenance
-from moesim.study.comparison.compare import UNSTACKED, Comparison
+from moesim.study.comparison.compare import Comparison
+from moesim.study.comparison.differences import UNSTACKED
 from moesim.study.step.run import Result
 from moesim.units import format_bytes, format_seconds
 

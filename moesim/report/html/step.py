@@ -13,7 +13,7 @@ from moesim.report.html import plots
 from moesim.report.html.page import Figure, Page, Section
 from moesim.report.html.words import assumptions, between, provenance, sentence, source
 from moesim.report.step import shown_layer
-from moesim.study.comparison.compare import waiting_by_kind
+from moesim.study.comparison.differences import waiting_by_kind
 from moesim.study.step.links import LinkLoad, bottleneck, hottest_links, link_load, traffic_matrix
 from moesim.study.step.metrics import expert_load
 from moesim.study.step.run import Result

@@ -6,7 +6,8 @@ import pytest
 
 from moesim.errors import Infeasible, InvalidInput
 from moesim.spec import library
-from moesim.study.comparison.compare import UNSTACKED, compare
+from moesim.study.comparison.compare import compare
+from moesim.study.comparison.differences import UNSTACKED
 
 SCENARIO = "mixtral-8x7b-h100"
 
