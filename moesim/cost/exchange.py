@@ -37,8 +37,9 @@ class Kernel:
     parts of the tables' ``software``, the best first. sms: SMs that run it (0: its own rule). occupied: SMs that
     compute beside it cannot have; None = those that run it. remote_s, remote_share: what leaving the scale-up domain
     adds to the floor, and the share of the NIC rate that it reaches. staged: whether copies pass a buffer in HBM on
-    arrival. hooks: whether it can be cut into a sending and a receiving part. buffers: how it allocates, see
-    `moesim.cost.exchange_memory`. defaults: parameters where nothing was measured.
+    arrival. hooks: whether it can be cut into a sending and a receiving part. sorts: whether it hands tokens over as
+    grouped products take them, expert by expert or with counts (`moesim.cost.experts_grouped`). buffers: how it
+    allocates, see `moesim.cost.exchange_memory`. defaults: parameters where nothing was measured.
     """
 
     level: str
@@ -51,6 +52,7 @@ class Kernel:
     runs_on: str = "gpu"
     within: bool = False
     hooks: bool = False
+    sorts: bool = False
     buffers: str = "peak"
     defaults: Mapping[str, float] = field(default_factory=dict)
 
@@ -64,12 +66,14 @@ class Kernel:
 # floors are assumed, nobody published one.
 KERNELS: dict[str, Kernel] = {
     "nccl": Kernel("expert", remote_s=14e-6, sms=16),
-    "deepep_normal": Kernel("node", ("deepep normal", "deepep_ht"), sms=20, remote_s=60e-6, remote_share=0.93),
+    "deepep_normal": Kernel(
+        "node", ("deepep normal", "deepep_ht"), sms=20, remote_s=60e-6, remote_share=0.93, sorts=True
+    ),
     "deepep_low_latency": Kernel(
         "expert", ("deepep low-latency", "deepep_ll"), occupied=0, remote_s=28e-6, remote_share=0.93, staged=False,
-        hooks=True, buffers="low_latency",
+        hooks=True, sorts=True, buffers="low_latency",
     ),
-    "deepep_hybrid": Kernel("node", ("deepep normal",), sms=12, remote_s=30e-6, remote_share=0.93),
+    "deepep_hybrid": Kernel("node", ("deepep normal",), sms=12, remote_s=30e-6, remote_share=0.93, sorts=True),
     "nvlink_one_sided": Kernel(
         "rank", ("NVLinkOneSided",), occupied=0, staged=False, within=True, buffers="every_source"
     ),

@@ -17,6 +17,7 @@ import numpy as np
 from moesim.cost.calibration import estimate
 from moesim.cost.dtypes import table_dtype
 from moesim.cost.estimate import Cost
+from moesim.cost.experts_grouped import GROUPED, STACK
 from moesim.cost.experts_loads import load_columns
 from moesim.cost.experts_table import EXPERTS
 from moesim.cost.machine import Machine
@@ -35,19 +36,23 @@ def routed_experts(
     entering: np.ndarray | None = None,
     top_k: float | None = None,
     kernel: str | None = None,
+    grouped: bool = False,
 ) -> Cost:
     """Cost of the routed experts of ranks: permute, both grouped products, activation, un-permute.
 
     tokens: [..., slots] token-expert pairs of each local expert slot (replicas are slots). ffn: inner width of one
     expert on the rank (after tensor parallelism inside experts). entering, top_k: tokens that enter the kernel on the
     rank [...] and experts per token, where the kernel sees all of them; by default it sees its own pairs only, as after
-    a dispatch. kernel: part of a kernel's name, to choose among several. The result has the leading shape of tokens;
-    a rank without tokens costs nothing.
+    a dispatch. kernel: part of a kernel's name, to choose among several. grouped: tokens come from a dispatch that
+    sorts for the experts, so that they run as bare grouped products where there are any
+    (`moesim.cost.experts_grouped`); they lie expert by expert unless `entering` says otherwise. The result has the
+    leading shape of tokens; a rank without tokens costs nothing.
     """
     tokens = np.asarray(tokens)
     shape, slots = tokens.shape[:-1], tokens.shape[-1]
     columns = {name: values.reshape(-1) for name, values in load_columns(tokens).items()}
     pairs = columns["pairs"]
+    scattered = float(entering is not None)
     entering = pairs if entering is None else np.broadcast_to(np.asarray(entering, dtype=float), shape).reshape(-1)
     top_k = 1.0 if top_k is None else float(top_k)
     dtype = table_dtype(weights, activations)
@@ -56,7 +61,10 @@ def routed_experts(
         "experts": float(slots), "hidden_size": float(hidden), "width": float(ffn), "gated": float(gated),
         "dtype": dtype,
     }  # fmt: skip
-    cost = estimate(machine, EXPERTS, rows, {"dtype": dtype, "kernel": kernel})
+    if grouped and dtype == "fp8_block" and machine.device.kind == "gpu":
+        cost = estimate(machine, GROUPED, rows | {"scattered": scattered}, {"dtype": dtype, "software": STACK})
+    else:
+        cost = estimate(machine, EXPERTS, rows, {"dtype": dtype, "kernel": kernel})
     some = pairs > 0
     parts = (cost.seconds * some, cost.low * some, cost.high * some, cost.limit)
     return Cost(*(part.reshape(shape) for part in parts))

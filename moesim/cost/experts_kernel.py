@@ -114,11 +114,16 @@ def bounds(device: Device, rows: Rows) -> tuple[np.ndarray, np.ndarray]:
 
 def predict(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]) -> np.ndarray:
     """[rows] seconds by the equation at the top; the tile of each row is searched unless `select` has chosen it."""
+    return product_seconds(device, rows, parameters, choices) + _passes(device, rows, parameters)
+
+
+def product_seconds(
+    device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]
+) -> np.ndarray:
+    """[rows] seconds of both grouped products, without the passes around them."""
     if "tile_m" in rows:
-        products = _products(device, rows, parameters, rows["tile_m"], rows["tiles"], rows["tile_n"])
-    else:
-        products = np.min([_products(device, rows, parameters, *tile) for tile in _candidates(rows, choices)], axis=0)
-    return products + _passes(device, rows, parameters)
+        return _products(device, rows, parameters, rows["tile_m"], rows["tiles"], rows["tile_n"])
+    return np.min([_products(device, rows, parameters, *tile) for tile in _candidates(rows, choices)], axis=0)
 
 
 def select(device: Device, rows: Rows, parameters: Mapping[str, float], choices: Mapping[str, object]) -> Rows:

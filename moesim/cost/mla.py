@@ -2,7 +2,9 @@
 
 Decode runs absorbed: all H query heads of a rank, 576 dims for keys and 512 for values, share the one stored head of
 576 elements a token, which tensor parallelism replicates. Prefill expands the latent to H heads of 192/128 dims, except
-kernels that run it absorbed too (choice ``absorbed``: FlashAttention-3 in SGLang on Hopper). The equations are those of
+kernels that run it absorbed too (choice ``absorbed``: the table of FlashAttention-3 in SGLang on Hopper). Steps never
+take such a table: stacks expand the latent of prompts (`forward_mha` in SGLang's deepseek_v2.py), which is 3.4 times
+fewer FLOPs; the nearest kernel that expands answers. The equations are those of
 `moesim.cost.attention_decode` and `moesim.cost.attention_prefill`. Valid for 1 to 128 heads a rank, batches to 1,024
 and contexts to 131,072; fitted at 512 + 64 and 192/128 dims only. Known error: docs/cost-models/attention.md.
 """
@@ -54,7 +56,16 @@ def mla_prefill(
     head (192 and 128 in DeepSeek-V3). The rest as in `mla_decode`.
     """
     rows = {"batch_size": batch, "isl": new_tokens, "step": context, "num_heads": heads}
-    return _cost(machine, PREFILL, rows | {"qk_dim": qk_dim, "v_dim": v_dim}, "prefill", kv)
+    return _cost(_expanding(machine), PREFILL, rows | {"qk_dim": qk_dim, "v_dim": v_dim}, "prefill", kv)
+
+
+def _expanding(machine: Machine) -> Machine:
+    """The machine without absorbed prefill kernels, unless it has no others."""
+    fits = machine.fits.get(PREFILL.name, ())
+    expanded = tuple(fit for fit in fits if not fit.choices.get("absorbed"))
+    return (
+        machine if len(expanded) in (0, len(fits)) else replace(machine, fits={**machine.fits, PREFILL.name: expanded})
+    )
 
 
 def _cost(machine: Machine, family: Family, rows: dict[str, object], phase: str, kv: Precision) -> Cost:

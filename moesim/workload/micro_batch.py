@@ -244,6 +244,7 @@ class MicroBatch:
             gated=experts.gated,
             weights=policy.experts,
             activations=policy.expert_activations,
+            grouped=not self.stage.alone and KERNELS[deployment.kernel].sorts,
         )
         return [
             Work("experts", *(part[row] for part in (cost.seconds, cost.low, cost.high))) for row in range(len(layers))
