@@ -85,7 +85,11 @@ def source_name(source: str) -> str:
 
 def age(software: str) -> float | None:
     """Years from a dated release to `REFERENCE`; None where no date is stated."""
-    released = words.version(software)
+    return years_ago(words.version(software))
+
+
+def years_ago(released: float | None) -> float | None:
+    """Years from a date to `REFERENCE`; None where there is none."""
     return None if released is None else round(REFERENCE - released, 4)
 
 

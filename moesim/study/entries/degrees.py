@@ -37,6 +37,11 @@ class Degrees:
     decode_servers: int | None = None
 
     @property
+    def any_degree(self) -> bool:
+        """Whether a degree of tensor, expert or data parallelism was said."""
+        return any((self.tp, self.ep, self.dp, self.dep, self.tep))
+
+    @property
     def stated(self) -> bool:
         """Whether anything was said."""
         return self != Degrees()

@@ -5,9 +5,12 @@ Rules that hold for all entries alike, where a text does not say:
 - devices: as the degrees say; of wide EP all that are stated, else 32; else the smallest power of two on which weights
   take less than half of the memory, or the devices of the entry if they fit a scale-up domain and it speaks of users;
 - one server: attention data parallelism where the text speaks of wide EP, DEP or attention DP, else tensor parallelism;
-- FP4 checkpoints: experts alone for MLA models (nvidia/DeepSeek-R1-FP4), all matrices for others
-  (nvidia/Qwen3-235B-A22B-FP4); models released in MXFP4 stay in it;
-- FP8: 128x128 blocks; KV cache in FP8 on chips with FP4 units unless all is BF16, else BF16;
+- FP4 checkpoints: experts alone for MLA models (nvidia/DeepSeek-R1-FP4), unless the others would then not fit on every
+  device (nvidia/DeepSeek-R1-0528-NVFP4-v2); all matrices for others (nvidia/Qwen3-235B-A22B-FP4); models released in
+  MXFP4 stay in it;
+- FP8: 128x128 blocks; KV cache in FP8 on chips with FP4 units unless all is BF16, else BF16. TensorRT-LLM runs
+  NVIDIA's own FP8 checkpoints of models released in BF16 (nvidia/Qwen3-235B-A22B-FP8, nvidia/Llama-4-…-FP8): one
+  scale a tensor in all matrices, KV cache in FP8 (their hf_quant_config.json);
 - chips without the format's matrix units multiply in BF16; where the released format does not fit, 4 bits (INT4);
 - as many redundant experts as make every rank's slots whole (256 experts on 72 ranks: 288 slots), at least 32 where
   the text speaks of a load balancer (EPLB).
@@ -112,22 +115,23 @@ def server_of(entry: Entry, assume: Assumptions) -> Server:
     if given.weights is None and "mlperf" in f"{entry.metric} {entry.source}".lower():
         narrow = "fp4" if "fp4" in hardware.device.peak else "fp8_any"
         given = Formats(str(assume.take(None, narrow, "as MLPerf submissions run, weights in")), given.kv)
+    stack = words.stack(entry.software, entry.source) or ""
     devices = _devices(entry, said, lower, hardware, assume)
     if devices is None:
-        policy = precision(given, model, hardware, SERVER, Assumptions())
+        policy = precision(given, model, hardware, SERVER, Assumptions(), stack)
         smallest = _smallest(model, hardware, policy)
         devices = int(assume.take(None, smallest, "devices of a server:"))
     attention_dp, ep = _split(said, devices, lower, model, assume)
     return Server(
         model=model,
         hardware=hardware,
-        stack=words.stack(entry.software, entry.source) or "",
+        stack=stack,
         devices=devices,
         attention_dp=attention_dp,
         ep=ep,
         stated=said,
         formats=given,
-        precision=precision(given, model, hardware, devices, assume),
+        precision=precision(given, model, hardware, devices, assume, stack),
         # Forced balance knows no routing groups, which keep a token's experts on few nodes: a balancer stands for it.
         balanced=occurs(r"perfect (balance|eplb)|balanced routing|force", lower) and not _grouped(model),
         redundant=bool(occurs(r"eplb|redundant", lower)) or ep > SERVER,
@@ -206,7 +210,9 @@ def _split(said: Degrees, devices: int, lower: str, model: MoEModel, assume: Ass
     return 1, ep if devices % ep == 0 else 1
 
 
-def precision(given: Formats, model: MoEModel, hardware: Hardware, devices: int, assume: Assumptions) -> dict[str, str]:
+def precision(
+    given: Formats, model: MoEModel, hardware: Hardware, devices: int, assume: Assumptions, stack: str
+) -> dict[str, str]:
     """Formats by kind of tensor, by the rules at the top."""
     peak = hardware.device.peak
     released = model.native_experts or model.native
@@ -221,10 +227,16 @@ def precision(given: Formats, model: MoEModel, hardware: Hardware, devices: int,
     if released.startswith("mxfp4") and weights != "bf16":
         experts, dense = "mxfp4", "bf16"
     elif weights in ("fp4", "nvfp4"):
-        experts, dense = "nvfp4", "bf16" if mla else "nvfp4"
+        split, whole = expert_parameters(model)
+        held = split * PRECISIONS["nvfp4"].bytes / devices + whole * PRECISIONS["bf16"].bytes
+        experts, dense = "nvfp4", "bf16" if mla and held < hardware.device.hbm_bytes else "nvfp4"
     elif weights in ("mxfp4", "int4"):
         dense = "bf16"
-    kv = given.kv or ("fp8" if "fp4" in peak and experts != "bf16" else "bf16")
+    modelopt = stack == "trtllm" and released == "bf16" and weights in ("fp8", "fp8_any")
+    if modelopt:
+        experts = dense = "fp8"
+    narrow = modelopt or ("fp4" in peak and experts != "bf16")
+    kv = given.kv or ("fp8" if narrow and "fp8" in peak else "bf16")
     found = {"experts": experts, "dense": dense, "dispatch": "bf16", "combine": "bf16", "kv": kv}
     if experts == "nvfp4" and "fp4" not in peak:  # weight-only kernels of Marlin's kind know it as four bits
         found |= {"experts": "mxfp4", "dense": "mxfp4" if dense == "nvfp4" else dense}
@@ -260,6 +272,12 @@ def measured_stack(hardware: Hardware, stack: str) -> str | None:
     names = {"sglang", "vllm", "trtllm"}
     calibration = hardware.calibration
     return stack if stack in names and isinstance(calibration, dict) and calibration else None
+
+
+def routed_experts_of(model: MoEModel) -> int:
+    """Routed experts of a MoE layer; 0 without any."""
+    experts = _experts(model)
+    return experts.routed if experts is not None else 0
 
 
 def _experts(model: MoEModel):

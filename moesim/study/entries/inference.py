@@ -3,27 +3,33 @@
 Steps stand for figures of pools that only compute prompts or only decode (disaggregated serving with wide EP); loads
 for everything else. Where a figure does not state how many sequences are under way:
 
-- a throughput "at" some speed of each user, or under a latency limit (MLPerf): the most that keeps to it;
+- a throughput "at" some speed of each user, or under a latency limit (MLPerf): the most that keeps to it, on the best
+  deployment for it where no degrees are stated (`moesim.study.entries.choice`);
 - a single stream, a minimum latency: one;
 - a maximum throughput: as many as the KV cache holds at full length, at most the stack's limit. Stacks are taken to
   give layers with sliding windows as much cache as others, as TensorRT-LLM does by default;
 - a latency: the entry does not state enough.
 
-Pools with wide EP under SGLang and at DeepSeek overlap two micro-batches unless the text denies it.
+Pools with wide EP under SGLang and at DeepSeek overlap two micro-batches unless the text denies it; decoding cuts its
+exchanges by DeepEP's hooks. Speed-ups are over no overlap at all: SGLang's DeepEP path of 2025 computes the shared
+expert before dispatch (deepseek_v2.py, `forward_deepep`).
 """
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
+from moesim.cost.exchange import KERNELS
 from moesim.errors import MoesimError
 from moesim.serving.memory import kv_capacity
 from moesim.serving.policy import PRESETS
 from moesim.spec.assembly import assemble
 from moesim.study.entries import words
-from moesim.study.entries.calibration import age
+from moesim.study.entries.calibration import years_ago
 from moesim.study.entries.case import Assumptions, Case, NotStated
+from moesim.study.entries.choice import best_at_speed
 from moesim.study.entries.deployment import Server, domain, occurs, server_of
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.entry import Entry
@@ -35,18 +41,24 @@ from moesim.workload.footprint import kv_bytes
 _PRESET = {"sglang": "sglang", "trtllm": "trtllm", "vllm": "vllm"}
 ROUNDS = 3  # requests a slot of a load that keeps its server full
 _LOW_LATENCY_TOKENS = 256  # of a rank, that the buffers of low-latency kernels between nodes are made for
+_ALONE = r"single-stream|min[- ]latency|minimum latency|tpos|tps/user"
+_SPEED = r"at (\d+(?:\.\d+)?) ?tok\w*/s/user"
+# Drafted tokens where "MTP" stands alone: recipes of SGLang and TensorRT-LLM for one user, and for many.
+_DRAFTS_ALONE, _DRAFTS = 3, 1
 _ACCEPTANCE = 0.8  # of drafted tokens, where not stated: DeepSeek-V3 reports 85-90 % for the second token
 
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
     """sequences: under way on one attention-DP rank, None: as many as fit. speed: tokens/s that every user gets.
-    drafts: tokens that multi-token prediction proposes. acceptance: chance that one is kept."""
+    drafts: tokens that multi-token prediction proposes. acceptance: chance that one is kept. most: sequences beyond
+    which decoding alone is too slow for the speed, None where not known."""
 
     sequences: int | None
     speed: float | None
     drafts: int
     acceptance: float
+    most: int | None = None
 
 
 def inference_case(entry: Entry, quantity: Quantity, runner: Runner) -> Case:
@@ -58,12 +70,14 @@ def inference_case(entry: Entry, quantity: Quantity, runner: Runner) -> Case:
     server = server_of(entry, assume)
     lengths = lengths_of(entry, assume)
     traffic = traffic_of(entry, server, assume)
+    if traffic.speed and quantity.what == "tokens" and not server.stated.any_degree:
+        server, traffic = fastest(entry, server, lengths, traffic, assume)
     text = f"{entry.metric} {entry.parallelism}".lower()
     if quantity.what in ("tpot", "ttft") and traffic.sequences is None:
         raise NotStated("a latency without the number of requests under way")
     prompts = quantity.side == "input" or "prefill-only" in text
     decoding = bool(occurs(r"\bdecode", text)) or (server.ep > 8 and quantity.what in ("tokens", "speedup"))
-    decoding = decoding and quantity.side != "total"
+    decoding = decoding and quantity.side != "total" and traffic.most is None
     if prompts and quantity.what in ("tokens", "speedup"):
         document, kind = prefill_step(entry, server, lengths, assume, _overlap(server, text)), "prefill"
     elif decoding and quantity.what in ("tokens", "speedup", "user"):
@@ -72,8 +86,9 @@ def inference_case(entry: Entry, quantity: Quantity, runner: Runner) -> Case:
         document, kind = load(server, lengths, traffic, assume, runner), "load"
     base = None
     if quantity.what == "speedup":
-        base = {**document, "overlap": {"kind": "shared_expert"}}
-        document = {**document, "overlap": {"kind": "two_batch"}}
+        base = {**document, "overlap": {"kind": "none"}}
+        hooks = {"hooks": True} if kind == "decode" else {}
+        document = {**document, "overlap": {"kind": "two_batch"} | hooks}
     tokens = sum(traffic.acceptance**i for i in range(traffic.drafts + 1)) if kind == "decode" else 1.0
     return Case(
         entry.id,
@@ -81,7 +96,7 @@ def inference_case(entry: Entry, quantity: Quantity, runner: Runner) -> Case:
         quantity,
         f"{server.stack or 'unknown'} {kind}",
         tuple(assume.texts),
-        age=age(entry.software),
+        age=years_ago(words.version(entry.software) or words.appeared(entry.source, server.hardware.name)),
         base=base,
         kept=tokens,
         kept_tokens=tokens,
@@ -94,10 +109,10 @@ def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
     text = f"{entry.metric} {entry.batch} {entry.parallelism}".lower()
     drafts, acceptance = _drafts(text, assume)
     batch = entry.batch.lower()
-    speed = re.search(r"at (\d+(?:\.\d+)?) ?tok\w*/s/user", text)
+    speed = re.search(_SPEED, text)
     if speed:
         return Traffic(None, float(speed[1]), drafts, acceptance)
-    if occurs(r"single-stream|min[- ]latency|minimum latency|tpos|tps/user", text):
+    if occurs(_ALONE, text):
         return Traffic(1, None, drafts, acceptance)
     if limit := _mlperf_limit(entry):
         assume.note(f"at least {limit:g} tokens/s for every user (MLPerf's limit)")
@@ -114,12 +129,34 @@ def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
     return Traffic(stated, None, drafts, acceptance)
 
 
+def fastest(
+    entry: Entry, server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions
+) -> tuple[Server, Traffic]:
+    """The deployment that serves most users at the speed that each of them gets, and the traffic with how many."""
+    best, most = best_at_speed(
+        server,
+        _PRESET.get(server.stack, "vllm"),
+        step_s=sum(traffic.acceptance**i for i in range(traffic.drafts + 1)) / traffic.speed,
+        queries=1 + traffic.drafts,
+        context=lengths.input + (lengths.output or 0) // 2,
+        devices=entry.devices or domain(server.hardware),
+    )
+    how = (
+        f"attention DP and EP over {best.devices}"
+        if best.attention_dp > 1
+        else f"tensor parallelism over {best.devices}"
+    )
+    assume.note(f"{how} devices, the best at that speed")
+    return best, replace(traffic, most=most)
+
+
 def _drafts(text: str, assume: Assumptions) -> tuple[int, float]:
     """(drafted tokens, chance that one is kept); (0, 0) without multi-token prediction."""
     if not occurs(r"\bmtp|eagle|speculative", text) or occurs(r"(no|without|w/o) (mtp|spec)", text):
         return 0, 0.0
     match = re.search(r"mtp[- ]?(\d)|mtp (\d)|(\d) (?:draft )?tokens", text)
-    drafts = int(next(group for group in match.groups() if group)) if match else 1
+    usual = _DRAFTS_ALONE if occurs(_ALONE, text) else _DRAFTS
+    drafts = int(assume.take(next(filter(None, match.groups())) if match else None, usual, "drafted tokens:"))
     kept = re.search(r"accept\w* (?:length |rate )?(\d(?:\.\d+)?)", text)
     if kept and 1 < float(kept[1]) <= drafts + 1:
         acceptance = _chance(float(kept[1]), drafts)
@@ -157,8 +194,8 @@ def _mlperf_limit(entry: Entry) -> float | None:
 def load(server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions, runner: Runner) -> dict[str, object]:
     """A closed loop on one server: the file of `moesim serve`."""
     preset = assume.take(_PRESET.get(server.stack), "vllm", "serving rules of")
-    rank = traffic.sequences or capacity(server, str(preset), lengths)
-    if traffic.sequences is None:
+    rank = traffic.sequences or min(capacity(server, str(preset), lengths), traffic.most or math.inf)
+    if traffic.sequences is None and traffic.most is None:
         assume.note(f"{rank * server.attention_dp} requests in flight, as many as the KV cache holds")
     in_flight = rank * server.attention_dp
     rules: dict[str, object] = {"preset": preset, "prefix_caching": False}
@@ -227,7 +264,7 @@ def slowed(document: dict[str, object], speed: float, assume: Assumptions, runne
     return with_flight(low * step)
 
 
-def _overlap(server: Server, text: str) -> dict[str, str]:
+def _overlap(server: Server, text: str) -> dict[str, object]:
     """Two micro-batches in turns where SGLang and DeepSeek serve with wide EP."""
     if occurs(r"(without|no|w/o) (tbo|two)", text) or server.ep <= 8 or server.stack not in ("sglang", "deepseek"):
         return {"kind": "shared_expert"}
@@ -235,7 +272,7 @@ def _overlap(server: Server, text: str) -> dict[str, str]:
 
 
 def decode_step(
-    server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions, overlap: dict[str, str]
+    server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions, overlap: dict[str, object]
 ) -> dict[str, object]:
     """One decode step of a pool that only decodes: the file of `moesim run`."""
     context = lengths.input + (lengths.output or 0) // 2
@@ -251,18 +288,21 @@ def decode_step(
     if traffic.drafts:
         drafts = {"draft_tokens": traffic.drafts, "acceptance": traffic.acceptance, "draft": {"kind": "mtp"}}
         work["speculative"] = drafts
+    kernel = _kernel(server, prompts=False)
     if overlap["kind"] == "two_batch" and sequences < 2:
         overlap = {"kind": "shared_expert"}
+    elif overlap["kind"] == "two_batch" and KERNELS[kernel].hooks:
+        overlap = {**overlap, "hooks": True}
     return server.document() | {
         "workload": work,
         "overlap": overlap,
-        "network": {"all_to_all": _kernel(server, prompts=False)},
-        "precision": _on_the_wire(server, _kernel(server, prompts=False)),
+        "network": {"all_to_all": kernel},
+        "precision": _on_the_wire(server, kernel),
     }
 
 
 def prefill_step(
-    entry: Entry, server: Server, lengths: Lengths, assume: Assumptions, overlap: dict[str, str]
+    entry: Entry, server: Server, lengths: Lengths, assume: Assumptions, overlap: dict[str, object]
 ) -> dict[str, object]:
     """One step of a pool that only computes prompts."""
     prompt = lengths.input

@@ -22,6 +22,7 @@ from moesim.study.entries.training import lighter, training_case, with_recomputa
 
 ADDED = ("predicted", "low", "high", "assumed", "reason")
 CONVERTED_KINDS = ("inference", "training")
+_SQUEEZES = (1.0, 0.95, 0.9, 0.8)  # of the sequences that the KV cache alone would hold
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -85,16 +86,14 @@ def _prediction(case: Case, outcome: Outcome, calibration: Calibration, base_s: 
 
 def run_case(case: Case, runner: Runner) -> tuple[Case, Outcome]:
     """The outcome of a case. A training job that does not fit recomputes more until it does, a step of inference does
-    without the framework's reserve. Raises MoesimError."""
+    without the framework's reserve, and decodes fewer sequences where their number is assumed. Raises MoesimError."""
     try:
         return case, runner.run(case.document)
     except DoesNotFit:
         if "load" in case.document:
             raise
-        if case.document["workload"]["kind"] != "training":
-            document = {**case.document, "memory": {"reserve": 0.01}}
-            note = "memory: all but 1 % for the model, as it would not fit"
-            return replace(case, document=document, assumed=(*case.assumed, note)), runner.run(document)
+    if case.document["workload"]["kind"] != "training":
+        return _squeezed(case, runner)
     choices = lighter(case.document)
     for document in choices[:-1]:
         try:
@@ -102,6 +101,25 @@ def run_case(case: Case, runner: Runner) -> tuple[Case, Outcome]:
         except DoesNotFit:
             continue
     return with_recomputation(case, choices[-1]), runner.run(choices[-1])
+
+
+def _squeezed(case: Case, runner: Runner) -> tuple[Case, Outcome]:
+    """A step of inference that does not fit, without the reserve; fewer sequences, if how many there are is assumed."""
+    note = "memory: all but 1 % for the model, as it would not fit"
+    tight = replace(case, document={**case.document, "memory": {"reserve": 0.01}}, assumed=(*case.assumed, note))
+    work = case.document["workload"]
+    assumed = work["kind"] == "decode" and any("sequences a rank" in text for text in case.assumed)
+    for share in _SQUEEZES if assumed else _SQUEEZES[:1]:
+        sequences = max(1, int(work["sequences_per_rank"] * share) // 2 * 2)
+        fewer = {"workload": {**work, "sequences_per_rank": sequences}} if share < 1 else {}
+        last = replace(tight, document={**tight.document, **fewer})
+        if fewer:
+            last = replace(last, assumed=(*tight.assumed, f"{sequences} sequences beside the buffers of exchanges"))
+        try:
+            return last, runner.run(last.document)
+        except DoesNotFit as error:
+            why = error
+    raise why
 
 
 def bounds(case: Case, outcome: Outcome, value: float, factors: Factors) -> tuple[float, float]:

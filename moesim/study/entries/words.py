@@ -138,11 +138,29 @@ def stack(software: str, source: str = "") -> str | None:
     return None
 
 
+# Documents that state no date, by the year in which they appeared (histories of their repositories, from memory).
+_APPEARED = ((r"tech_blog/blog1\b", 2025.4), (r"best_perf_practice_on_deepseek-r1", 2025.4))
+# Products that a document dated earlier cannot be about, by when they began to ship.
+_SHIPPED = {"gb200_nvl72": 2025.17, "gb300_nvl72": 2025.5, "b300": 2025.5}
+
+
+def appeared(source: str, product: str | None) -> float | None:
+    """Years of the document that a figure comes from: ``_posts/2025-12-17-large-scale-serving.md`` was of December
+    2025; None where it has no date, or one before the product was shipped. product: a name of `hardware`."""
+    known = next((year for pattern, year in _APPEARED if re.search(pattern, source.lower())), None)
+    found = version(source) if known is None else known
+    return None if found is None or found < _SHIPPED.get(product or "", 0.0) else found
+
+
 def version(software: str) -> float | None:
-    """Years of a dated release: ``NeMo container 26.04.01`` was of April 2026, 2026.25; None where there is no date."""
+    """Years of a dated release: ``NeMo container 26.04.01`` was of April 2026, 2026.25, like ``2026-04-17``; None where
+    there is no date."""
     match = re.search(r"\b(2[2-9])\.(0[1-9]|1[0-2])\b", software)
     if match:
         return 2000 + int(match[1]) + (int(match[2]) - 1) / 12
+    match = re.search(r"\b(20[2-9]\d)-(0[1-9]|1[0-2])-\d\d\b", software)
+    if match:
+        return int(match[1]) + (int(match[2]) - 1) / 12
     months = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
     match = re.search(r"\b(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]* (20\d\d)\b", software.lower())
     return int(match[2]) + months.index(match[1]) / 12 if match else None

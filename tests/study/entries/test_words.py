@@ -151,3 +151,17 @@ def test_values_that_are_no_numbers_stay_empty(tmp_path):
     assert [entry.id for entry in entries] == ["a", "b", "c"]
     assert table["value"].isna().tolist() == [True, False, True]
     assert table["value"][1] == 1800
+
+
+@pytest.mark.parametrize(
+    ("source", "product", "year"),
+    [
+        ("_posts/2025-12-17-large-scale-serving.md", "h200", 2025 + 11 / 12),
+        ("docs/source/blogs/tech_blog/blog1 (R1)", "b200", 2025.4),
+        ("docs/source/blogs/tech_blog/blog15 (V3.2)", "b200", None),
+        ("blog/2025-02-19-longctx.md", "gb300_nvl72", None),  # half a year before the product
+        ("README.md", "h100", None),
+    ],
+)
+def test_documents_date_what_states_no_date(source, product, year):
+    assert words.appeared(source, product) == (None if year is None else pytest.approx(year))
