@@ -69,8 +69,8 @@ def spans(track: Track) -> Iterator[tuple[str, int, int]]:
 
 
 def _phase(kind: str) -> str:
-    if kind in ("optimizer", "recomputed"):
-        return kind
+    if kind.startswith(("optimizer", "recomputed")):
+        return kind.partition("_")[0]
     ending = kind.rpartition("_")[2]
     return {"backward": "backward", "weights": "weight gradients"}.get(ending, "forward")
 

@@ -242,4 +242,5 @@ def _job(
         mtp_layers=work.mtp_layers,
         windows=work.windows,
         fidelity=scenario.network.fidelity,
+        graphs=scenario.graphs,
     )

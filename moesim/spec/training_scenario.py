@@ -103,7 +103,11 @@ class TrainingMemory(Spec):
 
 
 class TrainingScenario(Spec):
-    """One simulated training step. See docs/training.md for a tour of the keys."""
+    """One simulated training step. See docs/training.md for a tour of the keys.
+
+    graphs: kernels are replayed from captured graphs; false = the host launches each, and reads the routing of every
+    layer before it can go on.
+    """
 
     description: str = ""
     model: str
@@ -121,6 +125,7 @@ class TrainingScenario(Spec):
     capacity: Capacity | None = None
     network: Network = Network()
     memory: TrainingMemory = TrainingMemory()
+    graphs: bool = True
     software: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     expected: Expected | None = None

@@ -31,9 +31,9 @@ class Outcome:
 
     total_s: of the step, or of the load. seconds: the same by kind of work, on the average rank or server.
     input_tokens, output_tokens, sequences: of the whole system in that time. ttft, tpot: seconds over requests by
-    statistic (``mean``, ``p99`` …), empty where there are none. passes: layers that a rank runs forward and back.
-    scans: 10^12 elements of the states of linear attention that a rank updates in a training step. low, high: factors
-    of the cost models' 80 % interval.
+    statistic (``mean``, ``p99`` …), empty where there are none. passes: layers that a rank runs forward and back,
+    launched by its host; none from captured graphs. scans: 10^12 elements of the states of linear attention that a rank
+    updates in a training step. low, high: factors of the cost models' 80 % interval.
     """
 
     devices: int

@@ -14,15 +14,17 @@ from moesim.spec.training_assembly import assemble_training, with_microbatches
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.outcome import Outcome, node_size
 from moesim.study.step.train import TrainingResult, run_training, run_training_assembly
+from moesim.workload.training.kernels import Span
 
-# Kinds of work that calibrations weigh, by how the breakdown's names begin.
+# Kinds of work that calibrations weigh, by how the breakdown's names begin; what else computes is dense.
 _KINDS = (
-    ("experts", ("experts",)),
+    ("experts", ("experts", "recomputed_experts")),
     ("exchange", ("exposed_dispatch", "exposed_combine", "exposed_gradient_dispatch", "exposed_gradient_combine")),
     ("sharding", ("exposed_gradients", "exposed_parameters", "exposed_weights", "optimizer")),
     ("collectives", ("exposed_",)),
     ("bubble", ("pipeline_bubble", "end_of_step")),
 )
+_FORWARD = ("attention", "dense_ffn", "shared_expert", "router")  # what is recomputed where whole layers are
 _FEWEST = 8  # microbatches of the shorter of the two steps, at least
 
 
@@ -95,8 +97,8 @@ def _outcome(result: TrainingResult) -> Outcome:
     total = float(metrics["step_time_s"])
     seconds: dict[str, float] = {}
     for kind, value in metrics["breakdown_s"].items():
-        group = next((name for name, prefixes in _KINDS if kind.startswith(prefixes)), "dense")
-        seconds[group] = seconds.get(group, 0.0) + float(value)
+        for group, part in _parts(kind, float(value), result.step.spans).items():
+            seconds[group] = seconds.get(group, 0.0) + part
     return Outcome(
         devices=job.cluster.ranks,
         node=node_size(job.cluster),
@@ -105,10 +107,24 @@ def _outcome(result: TrainingResult) -> Outcome:
         input_tokens=float(job.step_tokens),
         sequences=float(job.step_tokens // job.sequence),
         ranks=job.cluster.ranks,
-        passes=job.microbatches * len(job.model.layers) / job.parallelism.pp,
+        passes=0.0 if job.graphs else job.microbatches * len(job.model.layers) / job.parallelism.pp,
         scans=scans(job.model, job.step_tokens / job.cluster.ranks),
         model_flops=float(metrics["model_flops_per_token"]) * job.step_tokens,
         peak_flops_per_s=job.machine.device.peak.get("bf16", 0.0),
         low=float(metrics["step_time_low_s"]) / total,
         high=float(metrics["step_time_high_s"]) / total,
     )
+
+
+def _parts(kind: str, seconds: float, spans: Mapping[str, Span]) -> dict[str, float]:
+    """Seconds of one entry of the breakdown by kind of work. Of what experts and dense parts compute, products remain,
+    attention kernels and element-wise passes are kinds of their own, whichever part of a layer they belong to."""
+    group = next((name for name, prefixes in _KINDS if kind.startswith(prefixes)), "dense")
+    if group not in ("experts", "dense"):
+        return {group: seconds}
+    again = "experts" if kind == "recomputed_experts" else kind
+    priced = [spans[again]] if again in spans else [spans[name] for name in _FORWARD if name in spans]
+    whole = sum((part for part in priced), Span())
+    moved, attended = (part / whole.seconds if whole.seconds else 0.0 for part in (whole.moved, whole.attended))
+    found = {group: 1 - moved - attended, "element_wise": moved, "attention": attended}
+    return {name: seconds * share for name, share in found.items() if share > 0}

@@ -56,6 +56,7 @@ class Job:
     data-parallel rank works on at once; microbatches: of each replica in a step. windows: distinct draws of routing.
     capacity: of experts that drop what they have no room for; its ``batch`` is a microbatch of an
     expert-parallel group.
+    graphs: kernels are replayed from captured graphs, so that no launch of the host shows.
     """
 
     model: MoEModel
@@ -80,6 +81,7 @@ class Job:
     windows: int = 4
     capacity: Limit | None = None
     fidelity: str = "coflow"
+    graphs: bool = True
 
     @property
     def tokens(self) -> int:

@@ -12,12 +12,14 @@ why FP8 trains some 1.2 times as fast as BF16 and not twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from moesim.cost.estimate import Cost
 from moesim.cost.gemm import gemm
+from moesim.cost.launch import EAGER_CALL_S
 from moesim.cost.memory import memory_bound
 from moesim.hardware.precision import PRECISIONS, Precision
 from moesim.model.shapes import Projection
@@ -29,17 +31,28 @@ _TILE_ROWS = 128  # grouped kernels pad the rows of each expert to a tile
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Span:
-    """Seconds with an 80 % interval; numbers or arrays. Errors of one kernel are correlated: bounds add up."""
+    """Seconds with an 80 % interval; numbers or arrays. Errors of one kernel are correlated: bounds add up.
+
+    moved, attended: of these seconds, those of element-wise passes and casts, which stream through HBM, and those of
+    attention kernels; the rest are products of matrices. kernels: that were launched.
+    """
 
     seconds: np.ndarray | float = 0.0
     low: np.ndarray | float = 0.0
     high: np.ndarray | float = 0.0
+    moved: np.ndarray | float = 0.0
+    attended: np.ndarray | float = 0.0
+    kernels: np.ndarray | float = 0.0
 
     def __add__(self, more: Span) -> Span:
-        return Span(self.seconds + more.seconds, self.low + more.low, self.high + more.high)
+        return Span(*(getattr(self, name) + getattr(more, name) for name in self.__slots__))
 
     def __mul__(self, factor: float) -> Span:
-        return Span(self.seconds * factor, self.low * factor, self.high * factor)
+        return self.each(lambda part: part * factor)
+
+    def each(self, change: Callable[[np.ndarray | float], np.ndarray | float]) -> Span:
+        """The same change to every part."""
+        return Span(*(change(getattr(self, name)) for name in self.__slots__))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -54,17 +67,31 @@ class Passes:
         return Passes(self.forward + more.forward, self.input + more.input, self.weight + more.weight)
 
 
-def span(cost: Cost) -> Span:
-    """A cost without its shape where it is one number."""
+def span(cost: Cost, kernels: int = 1) -> Span:
+    """A cost without its shape where it is one number. kernels: its launches, none where it takes no time."""
     parts = (cost.seconds, cost.low, cost.high)
-    return Span(*(float(part) if np.ndim(part) == 0 else np.asarray(part) for part in parts))
+    seconds, low, high = (float(part) if np.ndim(part) == 0 else np.asarray(part) for part in parts)
+    return Span(seconds, low, high, kernels=kernels * (seconds > 0))
+
+
+def moving(cost: Cost, kernels: int = 1) -> Span:
+    """The span of passes through HBM."""
+    found = span(cost, kernels)
+    return replace(found, moved=found.seconds)
+
+
+def launched(job: Job, cost: Span) -> np.ndarray | float:
+    """Seconds of local work: its kernels' own from captured graphs, else no less than the host takes to launch them."""
+    if job.graphs:
+        return cost.seconds
+    return np.where(np.asarray(cost.seconds) > 0, np.maximum(cost.seconds, cost.kernels * EAGER_CALL_S), 0.0)
 
 
 def streamed(job: Job, forward_bytes: object, input_bytes: object = 0.0, kernels: int = 1) -> Passes:
     """Element-wise passes that move so many bytes through HBM."""
     return Passes(
-        span(memory_bound(job.machine, forward_bytes, kernels=kernels)),
-        span(memory_bound(job.machine, input_bytes, kernels=kernels)),
+        moving(memory_bound(job.machine, forward_bytes, kernels=kernels), kernels),
+        moving(memory_bound(job.machine, input_bytes, kernels=kernels), kernels),
     )
 
 
@@ -72,7 +99,7 @@ def linear(job: Job, tokens: float, product: Projection, weights: Precision, act
     """A projection of `tokens` rows. Batched products (one a head) cost as one with their joint output."""
     n, k = product.n * product.used, product.k
     return products(job, tokens, n, k, weights, activations) + Passes(
-        span(cast(job, tokens * k, activations)), span(cast(job, tokens * n, activations))
+        moving(cast(job, tokens * k, activations)), moving(cast(job, tokens * n, activations))
     )
 
 

@@ -11,16 +11,22 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from moesim.cost.launch import EAGER_CALL_S
 from moesim.workload.training import parts
 from moesim.workload.training.chains import Chain, Part
 from moesim.workload.training.exchanges import Exchanges
 from moesim.workload.training.job import Job
-from moesim.workload.training.kernels import Passes, Span
+from moesim.workload.training.kernels import Passes, Span, launched
 from moesim.workload.training.recomputation import LAYER
 from moesim.workload.training.routed import ExpertCosts
 from moesim.workload.training.schedules import BACKWARD, FORWARD, INPUT, WEIGHT
 from moesim.workload.training.sharding import Sharding
 
+# Dropless routing without graphs: the host reads how many tokens each expert got before it can launch what depends on
+# it, so that the device waits for one copy of 6 µs (cudaMemcpyAsync takes 5-7 µs: Wu et al. 2026, DualPath, arXiv
+# 2602.21548, section 5.2) and the next launch.
+ROUTING_SYNC_S = 6e-6 + EAGER_CALL_S
+ROUTING_SYNC = Span(ROUTING_SYNC_S, ROUTING_SYNC_S, ROUTING_SYNC_S)
 CONTEXT = "context"  # label of keys and values under way
 
 
@@ -90,6 +96,8 @@ class Layers:
         if shared is not None and not job.overlap.shared_expert:
             self._shared(chain, index, "shared_expert", shared.forward)
         self._compute(chain, "router", index, self._price(parts.router, layer).forward)
+        if not job.graphs:
+            self._compute(chain, "routing_sync", index, ROUTING_SYNC)
         costs = self.experts.of(job, row, variant)
         beside = shared is not None and job.overlap.shared_expert
         self._exchange(chain, "dispatch", "dispatch", index, variant, aside=beside)
@@ -243,9 +251,9 @@ class Layers:
         chain.communicate(f"expert_{kind}", index, transfer)
 
     def _compute(self, chain: Chain, kind: str, layer: int, cost: Span, *waits: str) -> None:
-        chain.compute(kind, layer, cost.seconds, *waits)
+        chain.compute(kind, layer, launched(self.job, cost), *waits)
         if np.max(cost.seconds) > 0:
-            mean = Span(*(float(np.mean(part)) for part in (cost.seconds, cost.low, cost.high)))
+            mean = cost.each(lambda part: float(np.mean(part)))
             self.spans[kind] = self.spans.get(kind, Span()) + mean
 
     def _price(self, function: Callable, *arguments: object) -> object:
@@ -258,4 +266,6 @@ class Layers:
 
 def _recomputed(part: Part) -> Part:
     """A part of the forward pass run again: local work counts as recomputation."""
-    return replace(part, kind="recomputed") if part.transfer is None else part
+    if part.transfer is not None:
+        return part
+    return replace(part, kind="recomputed_experts" if part.kind == "experts" else "recomputed")

@@ -5,7 +5,7 @@ Each function prices one microbatch on one rank. Element-wise work is counted in
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from moesim.cost.attention import gqa_prefill
 from moesim.cost.gemm import gemm
@@ -21,6 +21,7 @@ FP32 = PRECISIONS["fp32"]
 # FlashAttention's backward pass has five products where the forward pass has two, and reaches 63 % of an A100's peak
 # where that reaches 73 % (Dao, "FlashAttention-2", 2023, abstract and section 4.1).
 ATTENTION_BACKWARD = 2.5 * 73 / 63
+ATTENTION_BACKWARD_KERNELS = 3  # row sums of output and its gradient, the kernel itself, dQ to BF16 (FlashAttention-2)
 _OUTPUT = {"o"}
 _MLA_UP = {"q_b", "kv_b"}
 
@@ -130,7 +131,10 @@ def _kernel(job: Job, attention: Attention) -> Passes:
     to each rank, so that every rank has an equal part of the scores (Megatron's load-balanced ring)."""
     kernel = _KERNELS[attention.kind]
     forward = span(kernel(job, attention)) * (1 / job.parallelism.cp)
-    return Passes(forward, forward * ATTENTION_BACKWARD, Span())
+    if attention.kind != "linear":
+        forward = replace(forward, attended=forward.seconds)
+    backward = replace(forward * ATTENTION_BACKWARD, kernels=ATTENTION_BACKWARD_KERNELS)
+    return Passes(replace(forward, kernels=1), backward, Span())
 
 
 def _gqa(job: Job, attention: Attention):

@@ -18,7 +18,7 @@ from moesim.routing.dropping import drop_over_capacity
 from moesim.routing.replay import Routes
 from moesim.workload.training import parts
 from moesim.workload.training.job import Job
-from moesim.workload.training.kernels import BF16, Passes, Span, cast, padded_rows, products, span, streamed
+from moesim.workload.training.kernels import BF16, Passes, Span, cast, moving, padded_rows, products, streamed
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -108,8 +108,7 @@ class ExpertCosts:
             chosen = np.broadcast_to(array, self._shape)[first, row]  # [expert_dp, ep]
             return np.repeat(chosen.ravel(), job.parallelism.expert_tp)
 
-        spans = (priced.forward, priced.input, priced.weight)
-        return Passes(*(Span(*(ranks(getattr(part, n)) for n in ("seconds", "low", "high"))) for part in spans))
+        return Passes(*(part.each(ranks) for part in (priced.forward, priced.input, priced.weight)))
 
     @property
     def _shape(self) -> tuple[int, ...]:
@@ -132,8 +131,7 @@ def expert_costs(job: Job, draws: Draws) -> ExpertCosts:
     shape = tokens.shape[:-1]
 
     def spread(part: Span) -> Span:
-        found = (np.broadcast_to(value, len(distinct))[where.ravel()] for value in (part.seconds, part.low, part.high))
-        return Span(*(value.reshape(shape) for value in found))
+        return part.each(lambda value: np.broadcast_to(value, len(distinct))[where.ravel()].reshape(shape))
 
     return ExpertCosts(*(Passes(spread(p.forward), spread(p.input), spread(p.weight)) for p in (priced, activation)))
 
@@ -153,6 +151,8 @@ def _experts(
     permute = streamed(job, (entering + pairs) * hidden * BF16.bytes, (entering + pairs) * hidden * BF16.bytes)
     # Gates weigh the inner activations, so that the way back moves gradients alone.
     combine = streamed(job, (entering + pairs) * hidden * BF16.bytes, (entering + pairs) * hidden * BF16.bytes)
-    casts = Passes(span(cast(job, pairs * (hidden + ffn), narrow)), span(cast(job, pairs * (width + hidden), narrow)))
+    casts = Passes(
+        moving(cast(job, pairs * (hidden + ffn), narrow)), moving(cast(job, pairs * (width + hidden), narrow))
+    )
     activation = parts.activation(job, pairs, ffn, experts.gated)
     return permute + up + activation + down + combine + casts, activation

@@ -19,7 +19,7 @@ from moesim.workload.emitter import Emitter
 from moesim.workload.training.chains import After, Chain
 from moesim.workload.training.exchanges import Exchanges
 from moesim.workload.training.job import Job
-from moesim.workload.training.kernels import Span, span
+from moesim.workload.training.kernels import Span, moving
 from moesim.workload.training.parts import newton_schulz
 from moesim.workload.training.weights import (
     Held,
@@ -102,7 +102,7 @@ class Sharding:
         each = (
             2 * formats.gradients.bytes + master + 2 * states * formats.optimizer_states.bytes + formats.weights.bytes
         )
-        update = span(memory_bound(job.machine, (held.dense / dense + held.experts / experts) * each, kernels=4))
+        update = moving(memory_bound(job.machine, (held.dense / dense + held.experts / experts) * each, kernels=4))
         if not optimizer.newton_schulz_steps:
             return update
         for stage in job.held(self.rank):

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from moesim.cost.launch import EAGER_CALL_S
 from moesim.engine.program import Program
 from moesim.engine.simulate import simulate
 from moesim.network.fidelity import FIDELITIES
@@ -102,7 +103,8 @@ def test_recomputing_everything_adds_a_forward_pass(assembled):
     one = {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16}
     kept, dropped = (breakdown_s(run(assembled(**one, recomputation={"kind": k}))[1]) for k in ("none", "full"))
     forward = sum(kept[k] for k in ("attention", "experts", "router", "shared_expert", "dense_ffn"))
-    assert dropped["recomputed"] == pytest.approx(forward, rel=1e-6)
+    assert dropped["recomputed"] + dropped["recomputed_experts"] == pytest.approx(forward, rel=1e-6)
+    assert dropped["recomputed_experts"] == pytest.approx(kept["experts"], rel=1e-6)
     assert "recomputed" not in kept
 
 
@@ -134,3 +136,36 @@ def test_fp8_does_not_halve_the_step(assembled):
     full = {"recomputation": {"kind": "full"}}
     wide_s = run(assembled(**wide, **full))[1].makespan_s
     assert 1.1 < wide_s / run(assembled(**wide, **full, precision=narrow))[1].makespan_s < 1.5
+
+
+def test_eager_parts_last_no_less_than_their_launches(assembled):
+    one = {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16, "workload__sequence": 64}
+    replayed, eager = (run(assembled(**one, graphs=graphs)) for graphs in (True, False))
+    job = assembled(**one).job
+    before, after = breakdown_s(replayed[1]), breakdown_s(eager[1])
+    for kind, spread in {"router": 1e-6, "experts": 1e-3, "experts_weights": 1e-3}.items():  # loads differ by draw
+        of = replayed[0].spans[kind]
+        often = before[kind] / of.seconds  # how often this part runs, over how often it was priced
+        assert after[kind] == pytest.approx(often * max(of.seconds, of.kernels * EAGER_CALL_S), rel=spread)
+    assert after["router"] > 2 * before["router"]  # 64 tokens: all launches
+    # One copy to the host and one launch a microbatch and MoE layer, and nowhere else.
+    layers = len(job.model.moe_layers)
+    assert after["routing_sync"] == pytest.approx(job.microbatches * layers * (6e-6 + EAGER_CALL_S), rel=1e-6)
+    assert "routing_sync" not in before
+
+
+def test_large_microbatches_hide_their_launches(assembled):
+    one = {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16, "workload__sequence": 8192}
+    replayed, eager = (breakdown_s(run(assembled(**one, graphs=graphs))[1]) for graphs in (True, False))
+    assert eager["experts_backward"] == replayed["experts_backward"]
+
+
+def test_seconds_are_products_passes_and_attention(assembled):
+    step, _ = run(assembled(precision={"experts": "fp8", "dense": "fp8", "dispatch": "bf16", "combine": "bf16"}))
+    for kind, of in step.spans.items():
+        assert 0 <= of.moved + of.attended <= of.seconds * (1 + 1e-9), kind
+    assert step.spans["experts"].attended == 0 < step.spans["attention"].attended
+    assert step.spans["optimizer"].moved == step.spans["optimizer"].seconds
+    cast = step.spans["experts"].moved
+    plain, _ = run(assembled(precision={"experts": "bf16", "dense": "bf16", "dispatch": "bf16", "combine": "bf16"}))
+    assert cast > plain.spans["experts"].moved  # casts
