@@ -6,8 +6,10 @@ Rules that hold for all entries alike, where a text does not say:
 - 8 sequences of a step a device, microbatches of one sequence; 4,096 tokens a sequence;
 - layers of uneven stages as Megatron's layouts put them: embedding and loss count as a layer where that divides, else
   the last stages have fewer;
-- recomputation: none, and where that does not fit norms, activations and MLA's up-projections, then experts, then all;
-- routing is balanced where a note says so (forced balance, random routing) or tokens are dropped; else from a capture;
+- recomputation: as the stack's recipes do, and where that does not fit norms, activations and MLA's up-projections,
+  then experts, then all;
+- routing is balanced in figures of benchmark recipes (`recipes.BENCHMARKED`), where a note says so (forced balance,
+  random routing) or tokens are dropped; else from a capture;
 - dispatch and combine in BF16, by the fastest kernel that reaches: one-sided NVLink inside a domain, DeepEP beyond it.
 """
 
@@ -27,21 +29,12 @@ from moesim.study.entries.deployment import domain, hardware_named, measured_sta
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.formats import formats
 from moesim.study.entries.quantity import Quantity
+from moesim.study.entries.recipes import BENCHMARKED, FORMATS, RECIPES, captured, recomputation, released
 
 SEQUENCE, PER_DEVICE = 4096, 8
 PER_DEVICE_OF = {"grok-1": 2}  # NVIDIA/dgxc-benchmarking, grok1: 1,024 sequences on 512 devices
 LARGEST = 2048  # devices of a job that is simulated whole
 OPTIMISED = 13  # steps of a published series of optimisations after which software counts as of April 2026
-# Public recipes, for figures that name a model and a product only. DeepSeek: DeepSeek-V3 report, sections 3 and 4.2;
-# others: NVIDIA-NeMo/Megatron-Bridge, scripts/performance/configs, MXFP8.
-RECIPES: dict[tuple[str, str], str] = {
-    ("deepseek-v3", "h800"): "2048 GPUs TP1 PP16 EP64 GBS 15360 MBS 1",
-    ("deepseek-v3", "gb300_nvl72"): "256 GPUs TP1 PP2 VP8 EP32 GBS 4096 MBS 1",
-    ("deepseek-v3", "gb200_nvl72"): "256 GPUs TP1 PP4 VP4 EP64 GBS 4096 MBS 1",
-    ("qwen3-235b-a22b", "gb300_nvl72"): "256 GPUs TP1 PP4 VP12 EP32 GBS 8192 MBS 2",
-    ("qwen3-235b-a22b", "gb200_nvl72"): "256 GPUs TP1 PP8 VP3 EP32 GBS 8192 MBS 1",
-}
-_RECIPE_FORMAT = {"deepseek": "fp8_block", "megatron": "mxfp8", "maxtext": "bf16"}
 _RECOMPUTED = ("mla_up", "norm", "activation")
 
 
@@ -60,6 +53,7 @@ class Job:
     sequence: int
     balanced: bool
     mtp: bool
+    released: float | None
 
 
 def training_case(entry: Entry, quantity: Quantity) -> Case:
@@ -68,7 +62,7 @@ def training_case(entry: Entry, quantity: Quantity) -> Case:
     job = job_of(entry, assume)
     document = document_of_job(job, assume)
     family = "balanced" if job.balanced else "routed"
-    years = age(entry.software)
+    years = age(software_of(entry))
     if step := re.search(r"optimi[sz]ation step (\d+)", entry.metric.lower()):
         years = max(0, OPTIMISED - int(step[1])) / 12
         assume.note(f"step {step[1]} of some {OPTIMISED} optimisations, each ages the software by a month")
@@ -81,6 +75,11 @@ def training_case(entry: Entry, quantity: Quantity) -> Case:
         age=years,
         devices=job.devices if quantity.per == "system" else None,
     )
+
+
+def software_of(entry: Entry) -> str:
+    """The software with its release, which may be that of the page's launch scripts."""
+    return entry.software if words.version(entry.software) else released(entry.software, entry.source)
 
 
 def recipe_group(name: str) -> str:
@@ -120,15 +119,17 @@ def job_of(entry: Entry, assume: Assumptions) -> Job:
         global_batch=batch,
         microbatch=words.labelled(entry.batch, "mbs", "micro ?batch(?: size)?") or 1,
         sequence=int(assume.take(sequence, SEQUENCE, "tokens a sequence:")),
-        balanced=occurs(r"balanced|random|token-?drop|capacity|dropped", lower.replace("dropless", "")),
+        balanced=stack in BENCHMARKED
+        or occurs(r"balanced|random|token-?drop|capacity|dropped", lower.replace("dropless", "")),
         mtp=not occurs(r"w/o mtp|without mtp|no mtp", lower) and stack in ("megatron", "deepseek"),
+        released=words.version(software_of(entry)),
     )
 
 
 def format_of(entry: Entry, hardware: Hardware, stack: str, assume: Assumptions) -> str:
     """The format of the products. FP8 of no granularity: 128x128 blocks at DeepSeek, one scale a tensor elsewhere."""
     stated = formats(entry.precision).weights
-    found = str(assume.take(stated, _RECIPE_FORMAT.get(stack, "bf16"), "products in"))
+    found = str(assume.take(stated, FORMATS.get(stack, "bf16"), "products in"))
     found = {"fp8_any": "fp8_block" if stack == "deepseek" else "fp8", "fp4": "nvfp4"}.get(found, found)
     if PRECISIONS[found].compute not in hardware.device.peak:
         assume.note(f"{hardware.name} has no {found} units: products in BF16")
@@ -169,12 +170,13 @@ def document_of_job(job: Job, assume: Assumptions) -> dict[str, object]:
             "windows": 1 if job.balanced else 2,
         },
         "schedule": _schedule(job, pp),
-        "recomputation": {"kind": "none"},
+        "recomputation": recomputation(job.stack, mla=_has_mla(model)),
         "optimizer": {"kind": "adam"},
         "routing": routing(model, balanced=job.balanced),
         "placement": {"kind": "contiguous", "slots_per_rank": -(-(experts.routed if experts else 1) // ep)},
         "network": {"fidelity": "bound", "all_to_all": _kernel(job, ep * expert_tp)},
         "memory": {"reserve": 0.03},
+        "graphs": _captured(job),
     }
     chunks = pp * (said.vp or 1)
     if len(model.layers) % chunks:
@@ -182,6 +184,11 @@ def document_of_job(job: Job, assume: Assumptions) -> dict[str, object]:
     if stack := measured_stack(job.hardware, "trtllm"):
         document["software"] = stack
     return document
+
+
+def _captured(job: Job) -> bool:
+    hybrid = any(layer.attention and layer.attention.kind == "linear" for layer in job.model.layers)
+    return captured(job.stack, job.hardware.name, job.format, job.released, hybrid=hybrid)
 
 
 def _fewer_replicas(job: Job, model_parallel: int, assume: Assumptions) -> Job:
@@ -250,20 +257,26 @@ def _kernel(job: Job, ranks: int) -> str:
 def lighter(document: dict[str, object]) -> list[dict[str, object]]:
     """The document with more and more recomputation, and smaller microbatches of fully sharded jobs, for jobs that do
     not fit."""
-    model = model_named(str(document["model"]))
-    mla = any(layer.attention and layer.attention.kind == "mla" for layer in model.layers)
+    mla = _has_mla(model_named(str(document["model"])))
     modules = [m for m in _RECOMPUTED if mla or m != "mla_up"]
     choices = [
         {"kind": "selective", "modules": modules},
         {"kind": "selective", "modules": [*modules, "experts", "shared_expert"]},
         {"kind": "full"},
     ]
+    everything = {**document, "recomputation": choices[-1]}
     found = [{**document, "recomputation": choice} for choice in choices]
+    if document["recomputation"] == choices[-1]:
+        found = [document]
     work, size = document["workload"], int(document["workload"]["microbatch"])
     while document["parallelism"]["zero"] == 3 and size > 1 and size % 2 == 0:
         size //= 2
-        found.append({**found[2], "workload": {**work, "microbatch": size}})
+        found.append({**everything, "workload": {**work, "microbatch": size}})
     return found
+
+
+def _has_mla(model: MoEModel) -> bool:
+    return any(layer.attention and layer.attention.kind == "mla" for layer in model.layers)
 
 
 def with_recomputation(case: Case, document: dict[str, object]) -> Case:

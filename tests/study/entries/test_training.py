@@ -32,10 +32,39 @@ def test_a_job_is_read_off_its_texts():
     assert (found.stack, found.age) == ("megatron fp8", pytest.approx(0))
 
 
-def test_routing_is_a_capture_unless_balance_was_forced():
-    assert case(note="").document["routing"]["kind"] == "trace"
-    assert case(note="", model="Qwen3 30B (tokendrop)").document["routing"]["kind"] == "balanced"
-    assert case(note="use_random_routing=True").document["routing"]["kind"] == "balanced"
+def test_routing_is_a_capture_but_for_benchmarks_and_forced_balance():
+    unknown = {"note": "", "software": ""}
+    assert case(**unknown).document["routing"]["kind"] == "trace"
+    assert case(**unknown, model="Qwen3 30B (tokendrop)").document["routing"]["kind"] == "balanced"
+    assert case(note="use_random_routing=True", software="").document["routing"]["kind"] == "balanced"
+    assert case(note="").document["routing"]["kind"] == "balanced"  # Megatron's recipes
+
+
+def test_a_page_without_a_release_has_that_of_its_launch_scripts():
+    assert case(software="NeMo").age is None
+    assert case(software="NeMo", source="github NVIDIA/dgxc-benchmarking x/README.md").age == pytest.approx(1)
+    assert case(source="github NVIDIA/dgxc-benchmarking x/README.md").age == pytest.approx(0)
+
+
+def test_recipes_recompute():
+    assert case().document["recomputation"] == {"kind": "none"}
+    assert case(model="DeepSeek-V3").document["recomputation"] == {"kind": "selective", "modules": ["mla_up"]}
+    assert case(software="MaxText").document["recomputation"] == {"kind": "full"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "captured"),
+    [
+        ({}, False),  # April 2026
+        ({"software": "NeMo container 26.06"}, True),
+        ({"software": "NeMo container 26.06", "precision": "BF16"}, False),
+        ({"software": "NeMo container 26.06", "hardware": "DGX-H100", "precision": "FP8"}, False),
+        ({"software": "NeMo container 26.06", "model": "Nemotron_3_Nano"}, False),
+        ({"software": "MaxText", "hardware": "TPU v5p-8", "precision": "bf16", "parallelism": "FSDP"}, True),
+    ],
+)
+def test_steps_are_captured_where_recipes_capture_them(changes, captured):
+    assert case(**changes).document["graphs"] is captured
 
 
 def test_maxtext_shards_everything():
@@ -81,7 +110,7 @@ def test_a_continued_step_equals_the_whole_one():
     document = case().document
     many, few, more = _microbatches(document)
     assert (many, few, more) == (32, 8, 12)
-    continued, whole = training_outcome(document), _run(document, many)
+    continued, whole = training_outcome(document), _run(document)
     assert continued.total_s == pytest.approx(whole.total_s, rel=1e-3)
     assert continued.input_tokens == whole.input_tokens
     assert continued.seconds == pytest.approx(whole.seconds, rel=0.01, abs=1e-4)
