@@ -1,7 +1,7 @@
 """What a stack's published figures say about it beyond the simulation: factors on the times of each kind of work.
 
     calibrated = source · exp(ageing · age)
-        · (Σ_kind factor_kind · simulated_kind + host_s · layer passes + scan_s · scans)
+        · (Σ_kind factor_kind · simulated_kind + host_s · layer passes + expert_s · expert passes + scan_s · scans)
 
 One set of factors a stack and kind of run (``megatron fp8``, ``trtllm load``), one factor a source, none for a single
 entry; the file `calibration.yaml` beside this module holds them with the number of entries and the errors on held-out
@@ -35,7 +35,8 @@ class Factors:
     its kernels (launches, small kernels). scan_s: seconds that training takes for 10^12 elements of states of linear
     attention and Mamba, whose scans have no measured kernel to be priced by. ageing: log slowdown a year of older
     releases. interval: factors on a predicted time that hold 80 % of held-out figures. entries: figures that the fit
-    saw. source: factor of the source of the figure."""
+    saw. source: factor of the source of the figure. expert_s: seconds of each local expert in a pass of a layer, whose
+    products the host launches one by one."""
 
     factors: Mapping[str, float] = field(default_factory=dict)
     host_s: float = 0.0
@@ -44,6 +45,7 @@ class Factors:
     interval: tuple[float, float] = UNCALIBRATED
     entries: int = 0
     source: float = 1.0
+    expert_s: float = 0.0
 
     def scale(self, outcome: Outcome, age: float | None) -> float:
         """Calibrated over simulated seconds of an outcome."""
@@ -51,7 +53,7 @@ class Factors:
         if total <= 0:
             return 1.0
         scaled = sum(self.factors.get(kind, 1.0) * seconds for kind, seconds in outcome.seconds.items())
-        scaled += self.host_s * outcome.passes + self.scan_s * outcome.scans
+        scaled += self.host_s * outcome.passes + self.expert_s * outcome.expert_passes + self.scan_s * outcome.scans
         return scaled / total * math.exp(self.ageing * (age or 0.0)) * self.source
 
 
@@ -109,6 +111,7 @@ def load_calibration(path: Path = SHIPPED) -> Calibration:
                 float(kept.get("ageing", 0.0)),
                 tuple(kept.get("interval", UNCALIBRATED)),
                 int(kept.get("entries", 0)),
+                expert_s=float(kept.get("expert_s", 0.0)),
             )
             for stack, kept in data["stacks"].items()
         },

@@ -15,7 +15,7 @@ import yaml
 
 from moesim.study.entries.calibration import TRAINING, Calibration, Factors, run_and_format, source_name
 from moesim.study.entries.case import Case
-from moesim.study.entries.hierarchy import AGEING, HOST, SCAN, Row, Spreads, Terms, fit_terms
+from moesim.study.entries.hierarchy import AGEING, EXPERT, HOST, SCAN, Row, Spreads, Terms, fit_terms
 from moesim.study.entries.outcome import Outcome
 from moesim.study.entries.predict import Prediction
 from moesim.study.entries.reading import grows_with_time, read
@@ -128,8 +128,9 @@ def _row(figure: Figure) -> Row:
 
 def _factors(terms: Terms, stack: str, form: str) -> Factors:
     factors = {kind: round(terms.factor(kind, stack, form), 4) for kind in terms.kinds}
-    host, scan, ageing = (terms.constant(name, stack) for name in (HOST, SCAN, AGEING))
-    return Factors(factors, round(host, 7), round(scan, 4), round(ageing, 4))
+    host, expert, scan, ageing = (terms.constant(name, stack) for name in (HOST, EXPERT, SCAN, AGEING))
+    constants = (round(host, 7), round(scan, 4), round(ageing, 4))
+    return Factors(factors, *constants, expert_s=round(expert, 8))
 
 
 def summary(errors: np.ndarray) -> dict[str, float]:
@@ -156,6 +157,7 @@ def calibration_text(calibration: Calibration, errors: dict, *, source: str, dat
             "entries": kept.entries,
             "factors": dict(kept.factors),
             "host_s": kept.host_s,
+            "expert_s": kept.expert_s,
             "scan_s": kept.scan_s,
             "ageing": kept.ageing,
             "interval": list(kept.interval),

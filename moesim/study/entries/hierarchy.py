@@ -2,13 +2,14 @@
 
 Of a published figure the logarithm of the factor that its simulated time wants is explained by
 
-    ln Σ_k e^θ_k · share_k + (host · passes + scan · scans) / total,   plus   ageing · age   plus   u_source
+    ln Σ_k e^θ_k · share_k + (host · passes + expert · expert passes + scan · scans) / total
+        plus   ageing · age   plus   u_source
 
 θ_k = all + stack + format: the format of the products has terms of its own for kinds of work that multiply matrices in
-it (`BY_FORMAT`) alone; launches, exchanges, bubbles and ageing are those of the stack, whatever the format. host, scan
-and ageing are exponentials of such sums, so that no sign can come out wrong. Every term is drawn to zero (ridge), the
-more the fewer figures speak for it, so that a format of one model borrows from the others and an unseen stack or source
-gets what all share. Errors beyond `LOSS_SCALE` count linearly (soft L1), prior terms quadratically.
+it (`BY_FORMAT`) alone; launches, exchanges, bubbles and ageing are those of the stack, whatever the format. host,
+expert, scan and ageing are exponentials of such sums, so that no sign can come out wrong. Every term is drawn to zero
+(ridge), the more the fewer figures speak for it, so that a format of one model borrows from the others and an unseen
+stack or source gets what all share. Errors beyond `LOSS_SCALE` count linearly (soft L1), prior terms quadratically.
 """
 
 from __future__ import annotations
@@ -18,20 +19,22 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from moesim.cost.launch import EAGER_CALL_S
 from moesim.study.entries.outcome import Outcome
 
 LOSS_SCALE = 0.12  # of log errors; beyond it a figure counts linearly
 BY_FORMAT = ("experts", "dense")
-HOST, SCAN, AGEING = "host_s", "scan_s", "ageing"
-# Where a constant is drawn to, and by which factor it may well differ from that: a layer's hundred kernels forward and
-# back launched at some 10 µs each; 1 s for 10^12 elements of states; a tenth of the time a year.
-CENTRE = {HOST: 1e-3, SCAN: 1.0, AGEING: 0.1}
+HOST, EXPERT, SCAN, AGEING = "host_s", "expert_s", "scan_s", "ageing"
+# Where a constant is drawn to: a layer's hundred kernels forward and back launched at some 10 µs each; the six products
+# of an expert in such a pass at `moesim.cost.launch.EAGER_CALL_S`; 1 s for 10^12 elements of states; a tenth of the
+# time a year.
+CENTRE = {HOST: 1e-3, EXPERT: 6 * EAGER_CALL_S, SCAN: 1.0, AGEING: 0.1}
 
 
 @dataclass(frozen=True, slots=True)
 class Spreads:
-    """Standard deviations of the terms, in log units. all, stack, format: of a kind's factor. constants, own: of host,
-    scan and ageing, in all and of one stack. source: of the factor of one source."""
+    """Standard deviations of the terms, in log units. all, stack, format: of a kind's factor. constants, own: of the
+    constants, in all and of one stack. source: of the factor of one source."""
 
     all: float = 0.4
     stack: float = 0.2
@@ -66,7 +69,7 @@ class Terms:
         return float(np.exp(found))
 
     def constant(self, name: str, stack: str) -> float:
-        """host_s, scan_s or ageing."""
+        """host_s, expert_s, scan_s or ageing."""
         return CENTRE[name] * float(np.exp(self._sum(name, stack)))
 
     def sources(self) -> dict[str, float]:
@@ -94,7 +97,7 @@ class _Problem:
     def __init__(self, rows: Sequence[Row], spreads: Spreads):
         self.kinds = tuple(sorted({kind for row in rows for kind in row.outcome.seconds if kind != "idle"}))
         self._count = len(rows)
-        self._exponents = (*self.kinds, HOST, SCAN, AGEING)
+        self._exponents = (*self.kinds, HOST, EXPERT, SCAN, AGEING)
         self.names, widths, uses = [], [], []
         for level, name, of, width, used in _levels(rows, self._exponents, spreads):
             self.names.append((level, name, of))
@@ -111,8 +114,9 @@ class _Problem:
         amounts = np.array(amounts).reshape(len(rows), len(self.kinds))
         self._rest = 1 - amounts.sum(axis=1) / total
         passes = CENTRE[HOST] * np.array([row.outcome.passes for row in rows])
+        experts = CENTRE[EXPERT] * np.array([row.outcome.expert_passes for row in rows])
         scans = CENTRE[SCAN] * np.array([row.outcome.scans for row in rows])
-        self._shares = np.column_stack([amounts, passes, scans]) / total[:, None]
+        self._shares = np.column_stack([amounts, passes, experts, scans]) / total[:, None]
         self._age = np.array([row.age for row in rows])
         self._wanted = np.log([row.wanted for row in rows])
 

@@ -32,8 +32,9 @@ class Outcome:
     total_s: of the step, or of the load. seconds: the same by kind of work, on the average rank or server.
     input_tokens, output_tokens, sequences: of the whole system in that time. ttft, tpot: seconds over requests by
     statistic (``mean``, ``p99`` …), empty where there are none. passes: layers that a rank runs forward and back,
-    launched by its host; none from captured graphs. scans: 10^12 elements of the states of linear attention that a rank
-    updates in a training step. low, high: factors of the cost models' 80 % interval.
+    launched by its host; none from captured graphs. expert_passes: the same, as often as the rank has local experts in
+    the layer, whose products are launched one by one. scans: 10^12 elements of the states of linear attention that a
+    rank updates in a training step. low, high: factors of the cost models' 80 % interval.
     """
 
     devices: int
@@ -47,6 +48,7 @@ class Outcome:
     ttft: dict[str, float] = field(default_factory=dict)
     tpot: dict[str, float] = field(default_factory=dict)
     passes: float = 0.0
+    expert_passes: float = 0.0
     scans: float = 0.0
     model_flops: float = 0.0
     peak_flops_per_s: float = 0.0

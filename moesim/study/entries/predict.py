@@ -15,10 +15,11 @@ from moesim.study.entries.case import Case, NotStated
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.inference import inference_case
 from moesim.study.entries.kernels import predict_kernels
+from moesim.study.entries.lighter import lighter, with_recomputation
 from moesim.study.entries.outcome import DoesNotFit, Outcome, Runner
 from moesim.study.entries.quantity import quantity
 from moesim.study.entries.reading import grows_with_time, read, token_seconds
-from moesim.study.entries.training import lighter, training_case, with_recomputation
+from moesim.study.entries.training import training_case
 
 ADDED = ("predicted", "low", "high", "assumed", "reason")
 CONVERTED_KINDS = ("inference", "training")

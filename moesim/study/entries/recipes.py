@@ -19,6 +19,9 @@ RECIPES: dict[tuple[str, str], str] = {
 }
 FORMATS = {"deepseek": "fp8_block", "megatron": "mxfp8", "maxtext": "bf16"}
 
+# Megatron-Bridge and NeMo 2, performance recipes: grad_reduce_in_fp32 = False, so that gradients are BF16.
+GRADIENTS = "bf16"
+
 # Stacks whose figures come from benchmark recipes: synthetic data, and experts' loads balanced by force
 # (Megatron-Bridge: moe_router_force_load_balancing), by dropped tokens (NeMo 2: MegatronTokenDropCallback of capacity 1
 # in the performance scripts of Llama 4, Grok-1 and DeepSeek-V3) or by routers at their random start (MaxText:
@@ -34,6 +37,9 @@ _RELEASES = (("dgxc-benchmarking", "NeMo container 25.04"),)
 # more than the inputs of layers, which they move to the host.
 _CAPTURED_ON = frozenset({"gb200_nvl72", "gb300_nvl72", "b300"})
 _CAPTURED_FROM = 2026 + 5 / 12
+_HYBRID_FROM = 2026.0
+_OVERLAPPED_FROM = 2025 + 8 / 12
+_HOPPER = frozenset({"h100", "h200", "h800"})
 _MLA_UP = {"kind": "selective", "modules": ["mla_up"]}
 _FULL = {"kind": "full"}
 
@@ -55,6 +61,25 @@ def captured(stack: str, hardware: str, form: str, released: float | None, *, hy
     narrow = PRECISIONS[form].bytes < PRECISIONS["bf16"].bytes
     recent = released is not None and released >= _CAPTURED_FROM
     return stack == "megatron" and hardware in _CAPTURED_ON and narrow and recent and not hybrid
+
+
+def exchange(stack: str, released: float | None) -> str:
+    """The kernel of dispatch and combine beyond a scale-up domain.
+
+    Megatron-Bridge's recipes of 2026 take HybridEP (moe_flex_dispatcher_backend: hybridep), earlier ones DeepEP.
+    """
+    hybrid = stack == "megatron" and released is not None and released >= _HYBRID_FROM
+    return "deepep_hybrid" if hybrid else "deepep_normal"
+
+
+def overlapped(stack: str, hardware: str, released: float | None, *, captured: bool, leaves: bool) -> bool:
+    """Whether exchanges hide behind the work of another microbatch (moe_a2a_overlap).
+
+    So do Megatron-Bridge's recipes that capture whole steps, and from container 25.09 on those of Hopper whose experts
+    leave (`leaves`) the node: DeepSeek-V3 and Qwen3-235B.
+    """
+    recent = released is not None and released >= _OVERLAPPED_FROM
+    return stack == "megatron" and (captured or (hardware in _HOPPER and recent and leaves))
 
 
 def recomputation(stack: str, *, mla: bool) -> dict[str, object]:

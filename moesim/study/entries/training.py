@@ -10,7 +10,8 @@ Rules that hold for all entries alike, where a text does not say:
   then experts, then all;
 - routing is balanced in figures of benchmark recipes (`recipes.BENCHMARKED`), where a note says so (forced balance,
   random routing) or tokens are dropped; else from a capture;
-- dispatch and combine in BF16, by the fastest kernel that reaches: one-sided NVLink inside a domain, DeepEP beyond it.
+- dispatch and combine in BF16, by the fastest kernel that reaches: one-sided NVLink inside a domain, beyond it what the
+  stack has (`recipes.exchange`); where recipes overlap it, it hides behind the other microbatch (``pairs``).
 """
 
 from __future__ import annotations
@@ -28,14 +29,24 @@ from moesim.study.entries.degrees import Degrees, degrees
 from moesim.study.entries.deployment import domain, hardware_named, measured_stack, model_named, occurs, routing
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.formats import formats
+from moesim.study.entries.lighter import has_mla
 from moesim.study.entries.quantity import Quantity
-from moesim.study.entries.recipes import BENCHMARKED, FORMATS, RECIPES, captured, recomputation, released
+from moesim.study.entries.recipes import (
+    BENCHMARKED,
+    FORMATS,
+    GRADIENTS,
+    RECIPES,
+    captured,
+    exchange,
+    overlapped,
+    recomputation,
+    released,
+)
 
 SEQUENCE, PER_DEVICE = 4096, 8
 PER_DEVICE_OF = {"grok-1": 2}  # NVIDIA/dgxc-benchmarking, grok1: 1,024 sequences on 512 devices
 LARGEST = 2048  # devices of a job that is simulated whole
 OPTIMISED = 13  # steps of a published series of optimisations after which software counts as of April 2026
-_RECOMPUTED = ("mla_up", "norm", "activation")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -170,7 +181,7 @@ def document_of_job(job: Job, assume: Assumptions) -> dict[str, object]:
             "windows": 1 if job.balanced else 2,
         },
         "schedule": _schedule(job, pp),
-        "recomputation": recomputation(job.stack, mla=_has_mla(model)),
+        "recomputation": recomputation(job.stack, mla=has_mla(model)),
         "optimizer": {"kind": "adam"},
         "routing": routing(model, balanced=job.balanced),
         "placement": {"kind": "contiguous", "slots_per_rank": -(-(experts.routed if experts else 1) // ep)},
@@ -205,6 +216,8 @@ def _precision(job: Job) -> dict[str, str]:
     found = {"experts": job.format, "dense": job.format, "dispatch": "bf16", "combine": "bf16"}
     if job.stack == "deepseek":
         found |= {"dispatch": "fp8_block", "weights": "fp8_block"}
+    if job.stack == "megatron":
+        found["gradients"] = GRADIENTS
     return found | {"optimizer_states": "bf16"}
 
 
@@ -217,12 +230,13 @@ def _microbatch(job: Job, model_parallel: int, sharded: bool) -> int:
 
 
 def _schedule(job: Job, pp: int) -> dict[str, object]:
-    if pp == 1:
-        return {"kind": "1f1b"}
-    if job.stack == "deepseek":
+    if job.stack == "deepseek" and pp > 1:
         return {"kind": "dualpipe"}
     virtual = job.degrees.vp or 1
-    return {"kind": "interleaved", "virtual_stages": virtual} if virtual > 1 else {"kind": "1f1b"}
+    found = {"kind": "interleaved", "virtual_stages": virtual} if virtual > 1 and pp > 1 else {"kind": "1f1b"}
+    leaves = (job.degrees.ep or 1) > domain(job.hardware)
+    pairs = overlapped(job.stack, job.hardware.name, job.released, captured=_captured(job), leaves=leaves)
+    return found | ({"pairs": True} if pairs else {})
 
 
 def stages(layers: int, chunks: int) -> list[int]:
@@ -249,40 +263,4 @@ def _kernel(job: Job, ranks: int) -> str:
     """The all-to-all kernel that a stage's experts exchange tokens by."""
     if job.hardware.device.kind == "tpu":
         return "ragged_all_to_all"
-    if ranks > domain(job.hardware):
-        return "deepep_normal"
-    return "nvlink_one_sided"
-
-
-def lighter(document: dict[str, object]) -> list[dict[str, object]]:
-    """The document with more and more recomputation, and smaller microbatches of fully sharded jobs, for jobs that do
-    not fit."""
-    mla = _has_mla(model_named(str(document["model"])))
-    modules = [m for m in _RECOMPUTED if mla or m != "mla_up"]
-    choices = [
-        {"kind": "selective", "modules": modules},
-        {"kind": "selective", "modules": [*modules, "experts", "shared_expert"]},
-        {"kind": "full"},
-    ]
-    everything = {**document, "recomputation": choices[-1]}
-    found = [{**document, "recomputation": choice} for choice in choices]
-    if document["recomputation"] == choices[-1]:
-        found = [document]
-    work, size = document["workload"], int(document["workload"]["microbatch"])
-    while document["parallelism"]["zero"] == 3 and size > 1 and size % 2 == 0:
-        size //= 2
-        found.append({**everything, "workload": {**work, "microbatch": size}})
-    return found
-
-
-def _has_mla(model: MoEModel) -> bool:
-    return any(layer.attention and layer.attention.kind == "mla" for layer in model.layers)
-
-
-def with_recomputation(case: Case, document: dict[str, object]) -> Case:
-    """The case with a lighter document, and what was assumed."""
-    kind = document["recomputation"]
-    words_of = "all layers" if kind["kind"] == "full" else ", ".join(kind["modules"])
-    if document["workload"] != case.document["workload"]:
-        words_of += f", {document['workload']['microbatch']} sequences at a time"
-    return replace(case, document=document, assumed=(*case.assumed, f"recomputed, as it would not fit: {words_of}"))
+    return exchange(job.stack, job.released) if ranks > domain(job.hardware) else "nvlink_one_sided"

@@ -14,6 +14,7 @@ from moesim.spec.training_assembly import assemble_training, with_microbatches
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.outcome import Outcome, node_size
 from moesim.study.step.train import TrainingResult, run_training, run_training_assembly
+from moesim.workload.training.job import Job
 from moesim.workload.training.kernels import Span
 
 # Kinds of work that calibrations weigh, by how the breakdown's names begin; what else computes is dense.
@@ -74,6 +75,7 @@ def _continued(short: Outcome, few: int, long: Outcome, more: int, many: int) ->
         sequences=at(short.sequences, long.sequences),
         ranks=short.ranks,
         passes=at(short.passes, long.passes),
+        expert_passes=at(short.expert_passes, long.expert_passes),
         scans=at(short.scans, long.scans),
         model_flops=at(short.model_flops, long.model_flops),
         peak_flops_per_s=short.peak_flops_per_s,
@@ -107,13 +109,20 @@ def _outcome(result: TrainingResult) -> Outcome:
         input_tokens=float(job.step_tokens),
         sequences=float(job.step_tokens // job.sequence),
         ranks=job.cluster.ranks,
-        passes=0.0 if job.graphs else job.microbatches * len(job.model.layers) / job.parallelism.pp,
+        passes=_launched(job, len(job.model.layers)),
+        expert_passes=_launched(job, len(job.model.moe_layers))
+        * (job.placement.slots_per_rank if job.placement else 0),
         scans=scans(job.model, job.step_tokens / job.cluster.ranks),
         model_flops=float(metrics["model_flops_per_token"]) * job.step_tokens,
         peak_flops_per_s=job.machine.device.peak.get("bf16", 0.0),
         low=float(metrics["step_time_low_s"]) / total,
         high=float(metrics["step_time_high_s"]) / total,
     )
+
+
+def _launched(job: Job, layers: int) -> float:
+    """Passes of so many layers of the model that a rank's host launches."""
+    return 0.0 if job.graphs else job.microbatches * layers / job.parallelism.pp
 
 
 def _parts(kind: str, seconds: float, spans: Mapping[str, Span]) -> dict[str, float]:
