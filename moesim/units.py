@@ -88,6 +88,16 @@ def format_seconds(value: float) -> str:
     return _format_scaled(value, (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6), ("ns", 1e-9), ("ps", 1e-12)))
 
 
+def format_long(seconds: float | None) -> str:
+    """A time of hours and days: ``format_long(9000) == "2.5 h"``; None is never."""
+    if seconds is None:
+        return "never"
+    for unit, length in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.3g} s"
+
+
 def format_bytes(value: float) -> str:
     """A size with a decimal prefix: ``format_bytes(1.86e11) == "186 GB"``."""
     return _format_scaled(value, (("PB", 1e15), ("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3), ("B", 1.0)))

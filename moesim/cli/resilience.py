@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 
 from moesim.cli.completion import complete_scenario
-from moesim.cli.options import JsonOption, set_option
-from moesim.cli.output import Progress, check_folder, note_written, print_json, print_table, say
+from moesim.cli.options import HtmlOption, JsonOption, set_option
+from moesim.cli.output import Progress, check_folder, check_html, note_written, print_json, print_table, say, write_html
+from moesim.units import format_long
 
 
 def resilience(
@@ -23,6 +24,7 @@ def resilience(
     out: Annotated[
         Path | None, typer.Option("--out", help="Folder for pictures and finished seeds; the same again goes on.")
     ] = None,
+    html: HtmlOption = None,
     change: Annotated[list[str] | None, set_option("Change a field, e.g. checkpoint.interval=daly.")] = None,
 ) -> None:
     """Simulate weeks of a training run or a service with failures: goodput, availability, what each failure costs."""
@@ -30,35 +32,46 @@ def resilience(
 
     if out is not None:
         check_folder(out)
+    check_html(html)
     document = read_scenario(scenario, change or ())
     show = _service if "serving" in document.data else _training
-    show(document, json, out)
+    show(document, json, out, html)
 
 
-def _training(document, json: bool, out: Path | None) -> None:
+def _training(document, json: bool, out: Path | None, html: Path | None) -> None:
     from moesim.study.reliability.training_runs import runs_of
 
     progress = Progress()
     result = runs_of(document, keep=out, progress=lambda done, total: progress("seeds", done, total))
+    written = []
     if out is not None:
         from moesim.report.resilience import write_resilience_report
 
-        note_written(write_resilience_report(result, out))
+        written = note_written(write_resilience_report(result, out))
+    if html is not None:
+        from moesim.report.html.training_weeks import training_weeks_page
+
+        write_html(training_weeks_page(document, result), html, written)
     if json:
         print_json(result.metrics)
     else:
         _print(result.metrics, result.curve)
 
 
-def _service(document, json: bool, out: Path | None) -> None:
+def _service(document, json: bool, out: Path | None, html: Path | None) -> None:
     from moesim.study.reliability.service_runs import service_of
 
     progress = Progress()
     result = service_of(document, progress=lambda done, total: progress("states", done, total))
+    written = []
     if out is not None:
         from moesim.report.service import write_service_report
 
-        note_written(write_service_report(result, out))
+        written = note_written(write_service_report(result, out))
+    if html is not None:
+        from moesim.report.html.service_weeks import service_weeks_page
+
+        write_html(service_weeks_page(document, result), html, written)
     if json:
         print_json(result.metrics)
     else:
@@ -86,8 +99,8 @@ def _print_service(metrics: dict) -> None:
     one = metrics["one_failure"]
     say()
     say(
-        f"one failure   a server is down for {_hours(one['down_s'])}, then slowed for {_hours(one['slowed_s'])}; "
-        f"{one['moved']} requests move to other servers"
+        f"one failure   a server is down for {format_long(one['down_s'])}, then slowed for "
+        f"{format_long(one['slowed_s'])}; {one['moved']} requests move to other servers"
     )
     rows = [(part, one[part]["requests"], *_latencies(one[part])) for part in ("before", "during", "after")]
     print_table(rows, header=("requests", "number", *columns), right=range(1, 7))
@@ -109,23 +122,23 @@ def _print(metrics: dict, curve) -> None:
     say()
     say(f"step          {step['source']}; {step['devices']:,} devices, {step['tokens']:,} tokens")
     happened = ", ".join(f"{count:.1f} × {name}" for name, count in metrics["failures"].items()) or "none"
-    say(f"failures      {happened} a run; the job is stopped every {_hours(metrics['mtbf_s'])}")
+    say(f"failures      {happened} a run; the job is stopped every {format_long(metrics['mtbf_s'])}")
     untouched = checkpoint["experts_touched"]
     part = f" ({untouched:.1%} of experts touched)" if untouched is not None else ""
     say(
-        f"checkpoint    {format_bytes(checkpoint['bytes'])}{part} every {_hours(checkpoint['interval_s'])} of work: "
-        f"stops {_hours(checkpoint['pause_s'])}, safe after {_hours(checkpoint['write_s'])}, loads in "
-        f"{_hours(checkpoint['load_s'])}"
+        f"checkpoint    {format_bytes(checkpoint['bytes'])}{part} every {format_long(checkpoint['interval_s'])} of "
+        f"work: stops {format_long(checkpoint['pause_s'])}, safe after {format_long(checkpoint['write_s'])}, loads in "
+        f"{format_long(checkpoint['load_s'])}"
     )
     if checkpoint["daly_s"] is not None:
-        say(f"              Young {_hours(checkpoint['young_s'])}, Daly {_hours(checkpoint['daly_s'])}")
+        say(f"              Young {format_long(checkpoint['young_s'])}, Daly {format_long(checkpoint['daly_s'])}")
     say(f"goodput       {_percent(metrics['goodput'])}")
     if metrics["goodput_by_daly"] is not None:
         say(f"              {metrics['goodput_by_daly']:.2%} by Daly's formula (spares at hand, no stragglers)")
     say(f"availability  {_percent(metrics['availability'])}")
     if metrics["wall_s"]:
         wall = metrics["wall_s"]
-        say(f"wall time     {_hours(wall['mean'])} ({_hours(wall['p10'])} – {_hours(wall['p90'])})")
+        say(f"wall time     {format_long(wall['mean'])} ({format_long(wall['p10'])} – {format_long(wall['p90'])})")
     lost = metrics["lost_device_hours"]
     say(f"lost          {lost['mean']:,.0f} device-hours ({lost['p10']:,.0f} – {lost['p90']:,.0f})")
     if metrics["dropped_share"]:
@@ -135,7 +148,7 @@ def _print(metrics: dict, curve) -> None:
     print_table(rows, header=("wall time went to", "share"), right=(1,))
     if len(curve):
         say()
-        rows = [(_hours(row.interval_s), f"{row.goodput:.2%}") for row in curve.itertuples()]
+        rows = [(format_long(row.interval_s), f"{row.goodput:.2%}") for row in curve.itertuples()]
         print_table(rows, header=("interval", "goodput"), right=(0, 1))
     for reason in metrics["stopped"]:
         say(f"stopped: {reason}")
@@ -145,15 +158,3 @@ def _print(metrics: dict, curve) -> None:
 
 def _percent(spread: dict) -> str:
     return f"{spread['mean']:.2%} ({spread['p10']:.2%} – {spread['p90']:.2%}, 80 % of runs)"
-
-
-def _hours(seconds: float | None) -> str:
-    if seconds is None:
-        return "never"
-    if seconds >= 2 * 86400:
-        return f"{seconds / 86400:.1f} days"
-    if seconds >= 2 * 3600:
-        return f"{seconds / 3600:.1f} h"
-    if seconds >= 120:
-        return f"{seconds / 60:.1f} min"
-    return f"{seconds:.3g} s"

@@ -8,8 +8,18 @@ from typing import Annotated
 import typer
 
 from moesim.cli.completion import complete_field, complete_scenario
-from moesim.cli.options import JsonOption, set_option
-from moesim.cli.output import Progress, check_folder, note, print_json, print_table, records, say
+from moesim.cli.options import HtmlOption, JsonOption, set_option
+from moesim.cli.output import (
+    Progress,
+    check_folder,
+    check_html,
+    note,
+    print_json,
+    print_table,
+    records,
+    say,
+    write_html,
+)
 from moesim.errors import Infeasible, InvalidInput, Problem
 
 
@@ -43,6 +53,7 @@ def sweep(
     metric: Annotated[
         str | None, typer.Option("--metric", help="The figure to print and draw, e.g. step_time_s.")
     ] = None,
+    html: HtmlOption = None,
     json: JsonOption = False,
 ) -> None:
     """Run a grid of scenarios. A stopped sweep goes on where it stopped: give the same command again."""
@@ -50,6 +61,7 @@ def sweep(
     from moesim.study.sweeps.grid import parse_axis, read_grid
     from moesim.study.sweeps.sweep import RESULTS, run_grid
 
+    check_html(html)
     part = _shard(shard)
     grid = read_grid(scenario, [parse_axis(text) for text in over or ()], change or ())
     folder = out or Path("out") / f"sweep-{Path(scenario).name.removesuffix('.yaml')}"
@@ -67,6 +79,10 @@ def sweep(
     kind = kind_of(grid.base)
     metric = metric or grid.metric or kind.plotted
     _draw(table, grid, metric, folder / "sweep.png")
+    if html is not None:
+        from moesim.report.html.sweep import sweep_page
+
+        write_html(sweep_page(grid, table, metric, kind.headline), html)
     if json:
         print_json(_object(table, grid))
     else:

@@ -30,24 +30,30 @@ def write_service_report(result: ServiceResult, folder: str | Path) -> list[Path
 def draw_failure(result: ServiceResult, path: str | Path, title: str = "") -> None:
     """TTFT and TPOT of requests by when they were submitted: median and 99th percentile, the outage shaded."""
     figure, panels = new_figure(11, 3.6, columns=2)
-    table = result.requests[(result.requests["status"] == "finished") & ~result.requests["warmup"]]
-    edges = np.linspace(table["submitted_s"].min(), table["submitted_s"].max(), _BINS + 1)
-    place = np.clip(np.digitize(table["submitted_s"], edges) - 1, 0, _BINS - 1)
     for panel, column, unit, scale in zip(panels, ("ttft_s", "tpot_s"), ("s", "ms"), (1, 1e3), strict=True):
-        groups = [table[column][place == number].dropna() * scale for number in range(_BINS)]
-        middle = (edges[:-1] + edges[1:]) / 2
         for percentile, colour in ((50, "#2f5d8a"), (99, "#c4572e")):
-            line = [np.percentile(group, percentile) if len(group) else np.nan for group in groups]
-            panel.plot(middle, line, color=colour, label=f"p{percentile}")
+            at, line = by_time(result, column, percentile)
+            panel.plot(at, line * scale, color=colour, label=f"p{percentile}")
         for outage in result.outages:
             shade = "#e0a030" if outage.slowdown else "#b03a48"
             label = "slowed" if outage.slowdown else "down"
-            panel.axvspan(outage.at_s, min(outage.until_s, edges[-1]), color=shade, alpha=0.2, label=label)
-        panel.set(xlabel="submitted at, s", ylabel=f"{column.removesuffix('_s').upper()}, {unit}", xlim=edges[[0, -1]])
+            panel.axvspan(outage.at_s, min(outage.until_s, at[-1]), color=shade, alpha=0.2, label=label)
+        panel.set(xlabel="submitted at, s", ylabel=f"{column.removesuffix('_s').upper()}, {unit}", xlim=at[[0, -1]])
         panel.set_ylim(bottom=0)
     panels[0].legend(fontsize=8)
     figure.suptitle(title)
     save_figure(figure, path)
+
+
+def by_time(result: ServiceResult, column: str, percentile: float) -> tuple[np.ndarray, np.ndarray]:
+    """(seconds [bin], percentile [bin] of a latency) of the requests of the run with one failure that finished, by when
+    they were submitted; NaN where none was."""
+    table = result.requests[(result.requests["status"] == "finished") & ~result.requests["warmup"]]
+    edges = np.linspace(table["submitted_s"].min(), table["submitted_s"].max(), _BINS + 1)
+    place = np.clip(np.digitize(table["submitted_s"], edges) - 1, 0, _BINS - 1)
+    groups = [table[column][place == number].dropna() for number in range(_BINS)]
+    line = [np.percentile(group, percentile) if len(group) else np.nan for group in groups]
+    return (edges[:-1] + edges[1:]) / 2, np.array(line)
 
 
 def draw_states(result: ServiceResult, path: str | Path, title: str = "") -> None:

@@ -10,29 +10,35 @@ import pandas as pd
 
 from moesim.report.canvas import new_figure, save_figure
 
-_MOST_LINES = 10  # that still read; more fields than that become a heat map of the first two
+MOST_LINES = 10  # that still read; more fields than that become a heat map of the first two
 
 
 def draw_sweep(table: pd.DataFrame, fields: Sequence[str], metric: str, path: str | Path, title: str = "") -> bool:
     """Draw `metric` over the numeric field with most values, a line for each combination of the others; as a heat map
     where that makes too many lines of two fields. False, and no file, where no run has the figure."""
-    known = table[(table["status"] == "ok") & table.get(metric, pd.Series(np.nan, table.index)).notna()]
+    known = finished(table, metric)
     if known.empty:
         return False
-    across = _across(known, fields)
+    across = across_of(known, fields)
     others = [field for field in fields if field != across and known[field].nunique() > 1]
     figure, (axes,) = new_figure(8, 4.8)
     lines = known.groupby(others, sort=False) if others else [("", known)]
-    if len(lines) > _MOST_LINES and len(others) == 1:
+    if len(lines) > MOST_LINES and len(others) == 1:
         _heat_map(figure, axes, known, across, others[0], metric)
     else:
-        _lines(axes, lines, across, metric, legend=bool(others) and len(lines) <= 2 * _MOST_LINES, of=others)
+        _lines(axes, lines, across, metric, legend=bool(others) and len(lines) <= 2 * MOST_LINES, of=others)
     axes.set(xlabel=across, title=title)
     save_figure(figure, path)
     return True
 
 
-def _across(known: pd.DataFrame, fields: Sequence[str]) -> str:
+def finished(table: pd.DataFrame, metric: str) -> pd.DataFrame:
+    """The runs of a sweep that have a figure."""
+    return table[(table["status"] == "ok") & table.get(metric, pd.Series(np.nan, table.index)).notna()]
+
+
+def across_of(known: pd.DataFrame, fields: Sequence[str]) -> str:
+    """The field to draw along: a numeric one where there is one, with most values."""
     numeric = [field for field in fields if pd.api.types.is_numeric_dtype(known[field])]
     return max(numeric or fields, key=lambda field: known[field].nunique())
 

@@ -157,7 +157,7 @@ def _metrics(
         "lost_device_hours": spread(lost),
         "failures": _failures(logs),
         "states": states.astype(object).where(states.notna(), None).to_dict("records"),
-        "unserved_share": 1 - served_share,
+        "unserved_share": max(0.0, round(1 - served_share, 12)),
     }
 
 

@@ -3,11 +3,16 @@
 import pytest
 
 from moesim.spec.loading import parse
+from moesim.spec.scenario_file import read_scenario
 from moesim.study.comparison.compare import compare
 from moesim.study.placing.place import place
 from moesim.study.planning.plan import plan_of
+from moesim.study.reliability.service_runs import service_of
+from moesim.study.reliability.training_runs import runs_of
 from moesim.study.serving_load.serve import serve_scenario
 from moesim.study.step.run import run_scenario
+from moesim.study.sweeps.grid import parse_axis, read_grid
+from moesim.study.sweeps.sweep import run_grid
 
 pytest.importorskip("plotly", reason="reports need plotly: pip install '.[report]'")
 
@@ -50,3 +55,23 @@ def study():
 @pytest.fixture(scope="session")
 def served():
     return serve_scenario("serving-qwen3-h100-bursty", ("load.requests=120", "load.warmup=10"))
+
+
+@pytest.fixture(scope="session")
+def weeks():
+    document = read_scenario("resilience-2048-gpus", ["seeds=4"])
+    return document, runs_of(document)
+
+
+@pytest.fixture(scope="session")
+def service():
+    document = read_scenario("resilience-service-h200", ["serving.set=['load.requests=400']", "seeds=4"])
+    return document, service_of(document)
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory):
+    """(grid, its runs) of two contexts and three batches, one of which does not fit."""
+    over = ["workload.context=1024,4096", "workload.sequences_per_rank=8,32,1000000"]
+    grid = read_grid("placement-mixtral-h100", [parse_axis(text) for text in over], SMALL)
+    return grid, run_grid(grid, folder=tmp_path_factory.mktemp("sweep"), jobs=1)

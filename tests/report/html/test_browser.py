@@ -10,8 +10,11 @@ from moesim.report.html.comparison import comparison_page
 from moesim.report.html.placement import placement_page
 from moesim.report.html.plan import plan_page
 from moesim.report.html.render import write_page
+from moesim.report.html.service_weeks import service_weeks_page
 from moesim.report.html.serving import serving_page
 from moesim.report.html.step import step_page
+from moesim.report.html.sweep import sweep_page
+from moesim.report.html.training_weeks import training_weeks_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
 
@@ -25,6 +28,9 @@ PAGES = {
     "study": placement_page,
     "served": serving_page,
     "planned": plan_page,
+    "weeks": lambda made: training_weeks_page(*made),
+    "service": lambda made: service_weeks_page(*made),
+    "swept": lambda made: sweep_page(*made, "step_time_s", ("tokens_per_s_per_device",)),
 }
 
 

@@ -1,5 +1,7 @@
 """What the reports say and draw is what the studies found."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,14 +9,21 @@ import pytest
 from moesim.report.html.comparison import comparison_page, number
 from moesim.report.html.placement import placement_page
 from moesim.report.html.plan import plan_page
+from moesim.report.html.service_weeks import service_weeks_page
 from moesim.report.html.serving import serving_page
 from moesim.report.html.step import link_grid, step_page
+from moesim.report.html.sweep import sweep_page
 from moesim.report.html.training import training_page
+from moesim.report.html.training_weeks import training_weeks_page
 from moesim.study.step.metrics import expert_load
 
 
 def plot_of(page, heading):
     return next(section for section in page.sections if section.heading.startswith(heading)).plot
+
+
+def section_of(page, heading):
+    return next(section for section in page.sections if section.heading.startswith(heading))
 
 
 def headings(page):
@@ -139,3 +148,51 @@ def test_a_served_load_shows_its_queue_and_latencies(served):
     queue = plot_of(page, "Queue").data
     assert len(queue) == 4 * len(served.run.journals)
     assert page.headline[0].note.endswith("80 % interval")
+
+
+def test_weeks_of_training_show_where_every_second_went(weeks):
+    document, result = weeks
+    page = training_weeks_page(document, result)
+    spent = plot_of(page, "Where the time goes").data
+    np.testing.assert_allclose(sum(bar.y for bar in spent), 1 - np.sort(result.table["goodput"])[::-1], atol=1e-12)
+    curve = next(line for line in plot_of(page, "Goodput against").data if line.name == "simulated")
+    np.testing.assert_allclose(curve.y, result.curve["goodput"])
+    lanes = plot_of(page, "The first run").data
+    assert sum(np.sum(bar.x) for bar in lanes) == pytest.approx(result.first.wall_s / 86400)
+    assert page.answer.startswith(f"{result.metrics['goodput']['mean']:.2%} of the wall time")
+
+
+def test_an_interrupted_study_of_weeks_is_said_to_be_partial(weeks):
+    document, result = weeks
+    assert (
+        "partial" in training_weeks_page(document, replace(result, metrics=result.metrics | {"complete": False})).answer
+    )
+
+
+def test_a_service_shows_one_failure_and_all_its_states(service):
+    document, result = service
+    page = service_weeks_page(document, result)
+    drawn = plot_of(page, "TTFT through one failure")
+    assert [shape.x0 for shape in drawn.layout.shapes] == [outage.at_s for outage in result.outages]
+    states = next(section for section in page.sections if section.heading.startswith("States"))
+    assert len(states.table) == len(result.states)
+    np.testing.assert_allclose(states.plot.data[0].x, result.states["share"])
+    assert "without a rank" in page.why
+
+
+def test_a_sweep_draws_its_runs_and_says_why_some_have_no_result(swept):
+    grid, table = swept
+    page = sweep_page(grid, table, "step_time_s", ("tokens_per_s_per_device",))
+    lines = plot_of(page, "step_time_s over").data
+    drawn = sorted(value for line in lines for value in line.y)
+    assert drawn == sorted(table.loc[table["status"] == "ok", "step_time_s"])
+    assert "4 ok; 2 infeasible" in page.sure
+    assert page.why.startswith("Averaged over all other fields, step_time_s moves with workload.")
+    assert sum(map(int, section_of(page, "Runs without").table["runs"])) == 2
+
+
+def test_a_sweep_without_any_result_says_so(swept):
+    grid, table = swept
+    page = sweep_page(grid, table.assign(status="infeasible", reason="too large"), "step_time_s", ())
+    assert page.answer.startswith("No run has a step_time_s")
+    assert all(section.plot is None for section in page.sections)
