@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import get_type_hints
+
+from pydantic import create_model
 
 import moesim
 from moesim.serving.effects import FEATURES, Effects
@@ -13,25 +16,8 @@ from moesim.spec.loading import Spec, read
 SHIPPED = Path(moesim.__file__).parent / "serving" / "constants.yaml"
 
 
-class _Stack(Spec):
-    dense: float
-    expert_bytes: float
-    expert_flops: float
-    attention: float
-    prefill_attention: float
-    communication: float
-    prefill: float
-    kernel: float
-    eager: float
-    prompt: float
-    fixed: float
-    sequence: float
-    frontend_fixed: float
-    frontend_request: float
-    ageing: float
-    graph_tokens: int
-
-
+# Every constant is written, also those that have a default in code.
+_Stack = create_model("Stack", __base__=Spec, **{name: (of, ...) for name, of in get_type_hints(Constants).items()})
 _Pair = tuple[float, float]
 _Slopes = tuple[float, float, float, float]
 
