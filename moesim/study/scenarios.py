@@ -10,7 +10,8 @@ from moesim.errors import Infeasible, InvalidInput, Problem
 from moesim.spec.loading import Document, Spec
 from moesim.spec.resilience_scenario import ServiceRun, TrainingRun
 from moesim.spec.scenario import Scenario
-from moesim.spec.serving_scenario import ServingScenario, serving_assembly
+from moesim.spec.serving_assembly import serving_assembly
+from moesim.spec.serving_scenario import ServingScenario
 from moesim.spec.training_scenario import TrainingScenario
 from moesim.study.step.run import run_step
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from moesim.errors import MoesimError
 from moesim.spec import library
-from moesim.spec.serving_scenario import serving_assembly
+from moesim.spec.serving_assembly import serving_assembly
 from moesim.study.entries.documents import document_of
 from moesim.study.results.code import code_hash
 

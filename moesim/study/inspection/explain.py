@@ -13,7 +13,7 @@ from moesim.spec.assembly import Assembly, assemble
 from moesim.spec.loading import Document
 from moesim.spec.parts import overlap_of
 from moesim.spec.scenario_file import read_scenario
-from moesim.spec.serving_scenario import serving_assembly
+from moesim.spec.serving_assembly import serving_assembly
 from moesim.spec.training_assembly import assemble_training, is_training
 from moesim.study.inspection.group_traffic import collectives
 from moesim.study.inspection.layout import NAMES, Layout

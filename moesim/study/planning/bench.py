@@ -20,8 +20,8 @@ from moesim.serving.simulate import Run, simulate
 from moesim.spec.loading import Document
 from moesim.spec.model_file import load_model
 from moesim.spec.plan_file import Plan
+from moesim.spec.serving_assembly import ServingAssembly, serving_assembly
 from moesim.spec.serving_constants import Fitted, load_fitted
-from moesim.spec.serving_scenario import ServingAssembly, serving_assembly
 from moesim.study.planning.candidates import Candidate, Layout, precision_of, slots_per_rank
 from moesim.study.serving_load.serve import build_fleet, on_line, transfer_line
 

@@ -12,8 +12,8 @@ from moesim.model.architecture import MoEModel
 from moesim.network.routes import build_network
 from moesim.serving.stack import Constants
 from moesim.spec.plan_file import Plan
+from moesim.spec.serving_assembly import ServingAssembly
 from moesim.spec.serving_constants import load_fitted
-from moesim.spec.serving_scenario import ServingAssembly
 from moesim.study.planning.bench import Bench, bench_with
 from moesim.study.planning.candidates import Candidate
 from moesim.workload.deployment import Deployment

@@ -18,7 +18,7 @@ from moesim.serving.fleet import Fleet
 from moesim.serving.roster import Outage
 from moesim.serving.simulate import simulate
 from moesim.spec.resilience_scenario import ServiceRun
-from moesim.spec.serving_scenario import ServingAssembly
+from moesim.spec.serving_assembly import ServingAssembly
 from moesim.study.serving_load.serve import request_table
 
 _SERVED_STATES = 6  # of the most frequent ones; the rest together is reported as not served

@@ -9,8 +9,8 @@ from moesim.serving.fleet import Fleet
 from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.requests import STATUSES
 from moesim.serving.simulate import Run
+from moesim.spec.serving_assembly import ServingAssembly
 from moesim.spec.serving_constants import Fitted
-from moesim.spec.serving_scenario import ServingAssembly
 from moesim.study.results.record import origin
 
 PERCENTILES = (50, 90, 95, 99)

@@ -90,7 +90,7 @@ def crossover(table: pd.DataFrame) -> float | None:
 def measured_points(table: pd.DataFrame, name_or_path: str, changes: Iterable[str] = ()) -> pd.DataFrame:
     """Rows of a serving table that ran the scenario's model in its precision on its hardware, stack and devices, with
     nominal lengths within 15 % of its own: concurrency, tokens/s/device and tokens/s/user."""
-    from moesim.spec.serving_scenario import assemble_serving
+    from moesim.spec.serving_assembly import assemble_serving
 
     assembly = assemble_serving(name_or_path, changes)
     scenario, requests = assembly.scenario, assembly.requests

@@ -25,8 +25,8 @@ from moesim.serving.stack import Constants, StackSteps, kernel_counts
 from moesim.serving.steps import StepCost
 from moesim.spec.assembly import Assembly
 from moesim.spec.parts import overlap_of
+from moesim.spec.serving_assembly import ServingAssembly, assemble_serving
 from moesim.spec.serving_constants import Fitted, load_fitted
-from moesim.spec.serving_scenario import ServingAssembly, assemble_serving
 from moesim.study.results.notebook import serving_html
 from moesim.study.results.record import rounded
 from moesim.study.serving_load.metrics import serving_metrics
