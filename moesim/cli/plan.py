@@ -40,9 +40,9 @@ def plan(
         check_folder(out)
     check_html(html)
     if train:
-        if html is not None or each:
-            raise InvalidInput("--html and --each show plans for serving; leave them out with --train")
-        _train(file, change or (), json, out)
+        if each:
+            raise InvalidInput("--each is of plans for serving; leave it out with --train")
+        _train(file, change or (), json, out, html)
         return
     from moesim.study.planning.each_product import cheapest_on_each
     from moesim.study.planning.plan import make_plan, records
@@ -70,14 +70,19 @@ def plan(
         raise typer.Exit(UNMET)
 
 
-def _train(file: str, changes: list[str], json: bool, out: Path | None) -> None:
+def _train(file: str, changes: list[str], json: bool, out: Path | None, html: Path | None) -> None:
     from moesim.study.planning.training_plan import make_training_plan
 
     result = make_training_plan(file, changes, progress=Progress())
+    written = []
     if out is not None:
         from moesim.report.plan import write_training_plan_report
 
-        note_written(write_training_plan_report(result, out))
+        written = note_written(write_training_plan_report(result, out))
+    if html is not None:
+        from moesim.report.html.training_plan import training_plan_page
+
+        write_html(training_plan_page(result), html, written)
     if json:
         print_json(result.metrics)
         return

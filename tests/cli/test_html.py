@@ -33,10 +33,10 @@ def test_a_wrong_name_is_refused_before_the_work(moesim, tmp_path, name, told):
     assert told in err
 
 
-def test_a_training_plan_has_no_page(moesim, tmp_path):
-    code, out, err = moesim("plan", "deepseek-r1", "--train", "--html", tmp_path / "plan.html")
+def test_a_training_plan_is_not_searched_product_by_product(moesim):
+    code, out, err = moesim("plan", "train-deepseek-v3", "--train", "--each")
     assert (code, out) == (2, "")
-    assert "--html and --each show plans for serving" in err
+    assert "--each is of plans for serving" in err
 
 
 def test_without_plotly_it_is_told_what_to_install(moesim, monkeypatch, tmp_path):

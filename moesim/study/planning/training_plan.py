@@ -25,8 +25,9 @@ _HOUR, _DAY = 3600.0, 86400.0
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TrainingPlanResult:
-    """metrics: what ``--json`` prints. table: one row an alternative, cheapest first."""
+    """document: the plan's file. metrics: what ``--json`` prints. table: one row an alternative, cheapest first."""
 
+    document: Document
     metrics: dict[str, object]
     table: pd.DataFrame
 
@@ -69,7 +70,7 @@ def training_plan_of(
         "tokens": plan.tokens,
         "alternatives": table.astype(object).where(table.notna(), None).to_dict("records"),
     }
-    return TrainingPlanResult(rounded(metrics), table)
+    return TrainingPlanResult(document, rounded(metrics), table)
 
 
 def _product(alternative: TrainingAlternative, document: Document, number: int) -> Hardware:

@@ -7,6 +7,7 @@ from moesim.spec.scenario_file import read_scenario
 from moesim.study.comparison.compare import compare
 from moesim.study.placing.place import place
 from moesim.study.planning.plan import plan_of
+from moesim.study.planning.training_plan import training_plan_of
 from moesim.study.reliability.service_runs import service_of
 from moesim.study.reliability.training_runs import runs_of
 from moesim.study.serving_load.serve import serve_scenario
@@ -20,6 +21,25 @@ SMALL = (
     "cluster.devices=4", "parallelism={attention_dp: 4, ep: 4}", "workload.sequences_per_rank=8",
     "placement={kind: contiguous, slots_per_rank: 2}",
 )  # fmt: skip
+
+
+TRAINING_PLAN = """
+tokens: 20e9
+alternatives:
+  - {name: as shipped, step: {scenario: mixtral-8x7b-training-h100, set: [workload.global_batch=64]}, spares: 1}
+  - name: balanced
+    step: {scenario: mixtral-8x7b-training-h100, set: [workload.global_batch=64, 'routing={kind: balanced}']}
+failures: {detection: 2 min, device: {mtbf: 20000 h, repair: 6 h}}
+recovery: {kind: restart, restart: 5 min}
+checkpoint: {kind: sharded, interval: 30 min, bandwidth: 200 GB/s, node_bandwidth: 5 GB/s, storage: 1 PB, keep: 3}
+economics: {rent: {h100: 2 USD/h}, pue: 1.25, carbon: 400 g/kWh}
+seeds: 3
+"""
+
+
+@pytest.fixture(scope="session")
+def training_planned():
+    return training_plan_of(parse(TRAINING_PLAN))
 
 
 @pytest.fixture(scope="session")

@@ -14,6 +14,7 @@ from moesim.report.html.service_weeks import service_weeks_page
 from moesim.report.html.serving import serving_page
 from moesim.report.html.step import step_page
 from moesim.report.html.sweep import sweep_page
+from moesim.report.html.training_plan import training_plan_page
 from moesim.report.html.training_weeks import training_weeks_page
 
 playwright = pytest.importorskip("playwright.sync_api", reason="drives the browser: pip install playwright")
@@ -28,6 +29,7 @@ PAGES = {
     "study": placement_page,
     "served": serving_page,
     "planned": plan_page,
+    "training_planned": training_plan_page,
     "weeks": lambda made: training_weeks_page(*made),
     "service": lambda made: service_weeks_page(*made),
     "swept": lambda made: sweep_page(*made, "step_time_s", ("tokens_per_s_per_device",)),
@@ -67,7 +69,8 @@ def test_a_report_opens_offline_draws_and_answers_the_mouse(name, tab, request, 
     counts = [len(report.sections[number - 1].plot.data) for number in plots]
     assert drawn == [[f"figure-{number}", count] for number, count in zip(plots, counts, strict=True)]
     assert hover_text(tab, f"#figure-{plots[0]}")
-    hide_a_trace(tab)
+    if max(counts) > 1:  # one trace needs no legend
+        hide_a_trace(tab)
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     tab.screenshot(path=SCREENSHOTS / f"{name}.png", full_page=True)
     assert (SCREENSHOTS / f"{name}.png").stat().st_size > 20_000

@@ -14,6 +14,7 @@ from moesim.report.html.serving import serving_page
 from moesim.report.html.step import link_grid, step_page
 from moesim.report.html.sweep import sweep_page
 from moesim.report.html.training import training_page
+from moesim.report.html.training_plan import training_plan_page
 from moesim.report.html.training_weeks import training_weeks_page
 from moesim.study.step.metrics import expert_load
 
@@ -196,3 +197,20 @@ def test_a_sweep_without_any_result_says_so(swept):
     page = sweep_page(grid, table.assign(status="infeasible", reason="too large"), "step_time_s", ())
     assert page.answer.startswith("No run has a step_time_s")
     assert all(section.plot is None for section in page.sections)
+
+
+def test_a_training_plan_compares_days_and_money(training_planned):
+    page = training_plan_page(training_planned)
+    table = training_planned.table
+    assert page.answer.startswith(f"{table['name'].iloc[0]} is the cheapest: {table['days'].iloc[0]:.1f} (")
+    assert f"{table['over_cheapest'].iloc[1]:.2f} × the money" in page.answer
+    np.testing.assert_allclose(plot_of(page, "Money").data[0].x, table["usd"] / 1e6, rtol=1e-6)
+    assert section_of(page, "Alternatives").table["train on"].tolist() == table["name"].tolist()
+
+
+def test_a_run_that_never_ends_has_no_days(training_planned):
+    rows = [{**row, "days": None, "stopped": "memory"} for row in training_planned.metrics["alternatives"]]
+    page = training_plan_page(replace(training_planned, metrics=training_planned.metrics | {"alternatives": rows}))
+    assert page.answer == "No alternative comes to an end."
+    assert section_of(page, "Alternatives").table["days"].tolist() == ["never"] * 2
+    assert len(section_of(page, "Stopped").table) == 2
