@@ -11,7 +11,7 @@ from pathlib import Path
 
 from test_run import process
 
-from moesim.report.figures import draw_breakdown, draw_expert_load, draw_layer_timeline
+from moesim.report.figures.step import draw_breakdown, draw_expert_load, draw_layer_timeline
 from moesim.study.step.metrics import expert_load
 from moesim.study.step.run import run_scenario
 from moesim.units import format_bytes, format_seconds

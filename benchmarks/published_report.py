@@ -19,7 +19,7 @@ import yaml
 
 from moesim.cli.validate_serving import cache_folder
 from moesim.errors import MoesimError
-from moesim.report.published_figures import draw_published
+from moesim.report.figures.published import draw_published
 from moesim.study.entries.calibration import SHIPPED, Calibration, load_calibration, run_and_format
 from moesim.study.entries.deployment import model_named, routing
 from moesim.study.entries.entry import Entry, read_entries

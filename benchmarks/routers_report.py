@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from moesim.lab.compare import run_of_trace
-from moesim.report.router_figures import draw_router_comparison
+from moesim.report.figures.routers import draw_router_comparison
 from moesim.routing.router_names import ROUTER_NAMES
 from moesim.routing.trace import open_trace
 from moesim.study.comparison.compare_routers import SCENARIOS, compare_routers

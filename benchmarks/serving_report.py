@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moesim.report.serving_figures import draw_predictions
+from moesim.report.figures.serving import draw_predictions
 from moesim.spec.serving_constants import load_fitted
 from moesim.study.validation.serving.predict import predict_serving
 from moesim.study.validation.serving.scores import chosen_by_prediction, serving_statistics

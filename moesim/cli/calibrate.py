@@ -85,7 +85,7 @@ def _print(summary) -> None:
 
 def _draw(found, folder: Path) -> None:
     from moesim.cost.table_kinds import FAMILIES
-    from moesim.report.validation_figures import draw_predicted_against_measured, draw_residuals_by_size
+    from moesim.report.figures.validation import draw_predicted_against_measured, draw_residuals_by_size
 
     folder.mkdir(parents=True, exist_ok=True)
     for family, rows in found.rows.groupby("family"):

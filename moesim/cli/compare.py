@@ -52,7 +52,7 @@ def compare(
 
 def _write(found, folder: Path) -> list[Path]:
     from moesim.files import write_table
-    from moesim.report.compare_figure import draw_comparison
+    from moesim.report.figures.comparison import draw_comparison
 
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / "comparison.png"]

@@ -25,7 +25,7 @@ def compare_routers(
 
     need_torch()
     from moesim.lab.compare import train_routers
-    from moesim.report.router_figures import draw_router_comparison
+    from moesim.report.figures.routers import draw_router_comparison
     from moesim.routing.router_names import ROUTER_NAMES
     from moesim.study.comparison.compare_routers import compare_routers as compare
 

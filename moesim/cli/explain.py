@@ -34,7 +34,7 @@ def explain(
         check_folder(out.parent)
     layout, data = explained(scenario, change or (), pool)
     if out is not None:
-        from moesim.report.layout_figure import draw_layout
+        from moesim.report.figures.layout import draw_layout
 
         draw_layout(layout.cluster, layout.axes(), out, data["title"])
         note(f"wrote {out}")

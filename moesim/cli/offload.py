@@ -46,7 +46,7 @@ def offload(
     guesses = prefetch or [assembly.scenario.offload.prefetch.kind]
     table = compare_policies(assembly, [(cache, guess) for guess in guesses for cache in CACHES])
     if out is not None:
-        from moesim.report.offload_figure import draw_offload
+        from moesim.report.figures.offload import draw_offload
 
         out.mkdir(parents=True, exist_ok=True)
         draw_offload(table, out / "offload.png", assembly.title)

@@ -35,7 +35,7 @@ def pareto(
     table = sweep(scenario, loads, change or (), twin=twin, progress=lambda done, total: show("loads", done, total))
     points = None if measured is None else measured_points(read_table(measured), scenario, change or ())
     if out is not None:
-        from moesim.report.serving_figures import draw_pareto
+        from moesim.report.figures.serving import draw_pareto
 
         draw_pareto(table, out, points, scenario)
         note(f"wrote {out}")

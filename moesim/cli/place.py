@@ -76,7 +76,7 @@ def place(
     )
     written = []
     if out is not None:
-        from moesim.report.placement_figures import write_placement_report
+        from moesim.report.figures.placement import write_placement_report
 
         written = note_written(write_placement_report(study, out))
     if html is not None:

@@ -46,7 +46,7 @@ def serve(
 
 
 def _write(result, folder: Path) -> list[Path]:
-    from moesim.report.serving_figures import draw_latencies, draw_timeline
+    from moesim.report.figures.serving import draw_latencies, draw_timeline
 
     folder.mkdir(parents=True, exist_ok=True)
     title = result.metrics["title"] + (f" ({result.run.stopped})" if result.run.stopped else "")

@@ -28,7 +28,7 @@ def trace(
 
     seen = [examine(library.find("trace", name)) for name in traces]
     if out is not None:
-        from moesim.report.trace_figures import write_trace_report
+        from moesim.report.figures.traces import write_trace_report
 
         note_written(write_trace_report(seen, out))
     if json:

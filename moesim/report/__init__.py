@@ -1,1 +1,1 @@
-"""Files of results: pictures, timelines for Perfetto, Markdown, HTML."""
+"""Files of results: what ``--out`` writes, pictures, timelines for Perfetto, Markdown, HTML."""

@@ -9,8 +9,8 @@ from html import escape
 from pathlib import Path
 
 from moesim.files import write_text
-from moesim.report.canvas import save_figure
-from moesim.report.claims_figure import draw_claim
+from moesim.report.figures.canvas import save_figure
+from moesim.report.figures.claims import draw_claim
 from moesim.study.claims.table import columns_of, counts, figures_of
 from moesim.study.claims.verdict import FAILS, HOLDS, ONLY_WHEN, OPEN, Decided
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from moesim.files import write_table, write_text
-from moesim.report.canvas import new_figure, save_figure
+from moesim.report.figures.canvas import new_figure, save_figure
 from moesim.study.planning.plan import PlanResult
 from moesim.study.planning.training_plan import TrainingPlanResult
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from moesim.files import write_table, write_text
-from moesim.report.canvas import new_figure, save_figure
+from moesim.report.figures.canvas import new_figure, save_figure
 from moesim.study.reliability.service_runs import ServiceResult
 
 _BINS = 60

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from moesim.files import write_table, write_text
 from moesim.network.transfer import Transfer
-from moesim.report.figures import draw_breakdown, draw_expert_load, draw_layer_timeline, draw_traffic
+from moesim.report.figures.step import draw_breakdown, draw_expert_load, draw_layer_timeline, draw_traffic
+from moesim.report.figures.topology import draw_topology
 from moesim.report.perfetto import write_chrome_trace
-from moesim.report.topology_figure import draw_topology
 from moesim.study.step.links import bottleneck, hottest_links, link_load, traffic_matrix
 from moesim.study.step.metrics import expert_load
 from moesim.study.step.run import Result

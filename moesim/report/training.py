@@ -9,7 +9,7 @@ from pathlib import Path
 
 from moesim.engine.timeline import Timeline, Track
 from moesim.files import write_text
-from moesim.report.canvas import new_figure, save_figure
+from moesim.report.figures.canvas import new_figure, save_figure
 from moesim.report.perfetto import write_chrome_trace
 from moesim.study.step.train import TrainingResult
 

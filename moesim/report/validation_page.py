@@ -10,7 +10,7 @@ import pandas as pd
 
 from moesim.files import write_text
 from moesim.hardware.device import Hardware
-from moesim.report.validation_figures import draw_predicted_against_measured, draw_residuals_by_size
+from moesim.report.figures.validation import draw_predicted_against_measured, draw_residuals_by_size
 from moesim.study.validation.kernels.evidence import errors, judged
 from moesim.study.validation.kernels.published import published_kernels
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from moesim.engine.timeline import Timeline
 from moesim.network.transfer import Transfer
-from moesim.report.figures import COLOURS, layer_rows
+from moesim.report.figures.step import COLOURS, layer_rows
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
+from moesim.report.figures.sweep import MOST_LINES, across_of, finished
 from moesim.report.html import plots
 from moesim.report.html.page import Figure, Page, Section
 from moesim.report.html.words import assumptions, source
-from moesim.report.sweep_figures import MOST_LINES, across_of, finished
 from moesim.study.results.record import origin
 from moesim.study.scenarios import kind_of
 from moesim.study.sweeps.grid import Grid

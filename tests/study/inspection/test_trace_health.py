@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moesim.errors import InvalidInput
-from moesim.report.trace_figures import write_trace_report
+from moesim.report.figures.traces import write_trace_report
 from moesim.routing.latent import Geometry, LatentModel, draw
 from moesim.routing.trace import RouterTrace, encode_gates, write_trace
 from moesim.study.inspection import trace_health

@@ -15,7 +15,7 @@ def _hash(folder: Path) -> str:
 def test_results_of_other_code_have_another_hash_and_drawing_is_no_part_of_it(tmp_path):
     shutil.copytree(Path(moesim.__file__).parent, tmp_path / "moesim", ignore=shutil.ignore_patterns("__pycache__"))
     first = _hash(tmp_path)
-    (tmp_path / "moesim/report/canvas.py").write_text("# changed\n", encoding="utf-8")
+    (tmp_path / "moesim/report/figures/canvas.py").write_text("# changed\n", encoding="utf-8")
     assert _hash(tmp_path) == first
     engine = tmp_path / "moesim/engine/simulate.py"
     engine.write_text(engine.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")

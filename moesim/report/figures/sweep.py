@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moesim.report.canvas import new_figure, save_figure
+from moesim.report.figures.canvas import new_figure, save_figure
 
 MOST_LINES = 10  # that still read; more fields than that become a heat map of the first two
 

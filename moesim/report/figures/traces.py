@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moesim.report.canvas import new_figure, save_figure
-from moesim.report.figures import draw_expert_load
+from moesim.report.figures.canvas import new_figure, save_figure
+from moesim.report.figures.step import draw_expert_load
 from moesim.routing.health import Health
 from moesim.study.inspection.trace_health import load_correlations
 

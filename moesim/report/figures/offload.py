@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from moesim.report.canvas import new_figure, save_figure
+from moesim.report.figures.canvas import new_figure, save_figure
 
 COLOURS = {"lru": "#2f5d8a", "lfu": "#6aa84f", "pinned_popular": "#e0a030", "belady": "#444444"}
 STYLES = {"none": "-", "learned": "--", "pre_gated": ":"}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moesim.report.canvas import new_figure, save_figure
+from moesim.report.figures.canvas import new_figure, save_figure
 
 _COLOURS = {"training": "#2f5d8a", "inference": "#c4572e"}
 _MOST = 24  # sources that still have a line of their own

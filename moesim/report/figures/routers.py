@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from moesim.report.canvas import new_figure, save_figure
+from moesim.report.figures.canvas import new_figure, save_figure
 
 
 def draw_router_comparison(table: pd.DataFrame, path: str | Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from moesim.report.canvas import new_figure
+from moesim.report.figures.canvas import new_figure
 from moesim.spec.claim_file import Figure
 from moesim.study.claims.boundary import main_step
 from moesim.study.claims.table import label

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from moesim.hardware.topology import Cluster
-from moesim.report.canvas import new_figure, save_figure
+from moesim.report.figures.canvas import new_figure, save_figure
 
 MOST_ROWS = 64  # that still read
 MOST_NUMBERS = 512  # cells that have room for a number

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moesim.report.canvas import save_figure
+from moesim.report.figures.canvas import save_figure
 from moesim.serving.journal import Journal
 
 _POINTS = 2000  # of a line that still reads

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from moesim.report.canvas import new_figure, save_figure
-from moesim.report.figures import COLOURS
+from moesim.report.figures.canvas import new_figure, save_figure
+from moesim.report.figures.step import COLOURS
 from moesim.study.comparison.compare import Comparison
 
 _MOST_FIGURES = 16

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from moesim.files import whole_file
 from moesim.hardware.topology import Cluster
-from moesim.report.topology_layout import Drawing, lay_out
+from moesim.report.figures.topology_layout import Drawing, lay_out
 
 COLOURS = {
     "nvlink": "#6aa84f",

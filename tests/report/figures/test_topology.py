@@ -3,8 +3,8 @@
 import pytest
 
 from moesim.hardware.fabrics import Degraded, build_cluster
-from moesim.report.topology_figure import draw_topology
-from moesim.report.topology_layout import MOST_DOMAINS, lay_out
+from moesim.report.figures.topology import draw_topology
+from moesim.report.figures.topology_layout import MOST_DOMAINS, lay_out
 from moesim.spec.profile import load_profile
 
 CASES = [

@@ -9,7 +9,7 @@ import numpy as np
 
 from moesim.engine.timeline import Timeline, Track
 from moesim.network.transfer import Transfer
-from moesim.report.canvas import new_figure, save_figure
+from moesim.report.figures.canvas import new_figure, save_figure
 
 # One colour a kind of operation, the same in every picture. Communication is warm, compute is cool.
 COLOURS = {

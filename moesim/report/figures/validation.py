@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moesim.report.canvas import new_figure, save_figure
+from moesim.report.figures.canvas import new_figure, save_figure
 
 _MOST_POINTS = 20_000  # more dots than a picture can show; a fixed draw of them, so that pictures repeat
 
