@@ -21,7 +21,6 @@ from moesim.cost.memory import memory_bound
 from moesim.engine.program import Program
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.precision import PRECISIONS
-from moesim.model import shapes
 from moesim.model.architecture import MoEModel
 from moesim.routing.replay import Routes
 from moesim.workload.deployment import Batch, Deployment
@@ -109,9 +108,8 @@ def speculative_footprint(needs: Footprint, draft: Draft, batch: Batch) -> Footp
     own = footprint(draft.deployment, replace(batch, new_tokens=1), 0, reserve=0.0)
     dense = own.dense_weights
     if draft.shares_ends:
-        model, tp = draft.deployment.model, draft.deployment.parallelism.tp
-        ends = sum(p.weights for p in shapes.head(model, tp)) * (1 if model.tied_embeddings else 2)
-        dense += 2 * model.hidden**2 * draft.deployment.precision.dense.bytes - ends * BF16.bytes
+        entry = 2 * draft.deployment.model.hidden**2 * draft.deployment.precision.dense.bytes
+        dense += entry - own.embedding_head
     return replace(
         needs,
         experts=needs.experts + own.experts,

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from moesim.hardware.precision import PRECISIONS
 from moesim.workload.footprint import footprint
 from moesim.workload.inference import inference_step
 from moesim.workload.overlap import OVERLAPS
@@ -77,6 +78,19 @@ def test_a_draft_needs_memory_but_shares_embedding_and_head(scenario):
     assert more.dense_weights - needs.dense_weights == 2 * (attention + shared + router + entry)
     assert more.kv_cache - needs.kv_cache == 4 * 2 * 4 * 16 * 101 * 2  # one layer, 4 sequences
     assert speculative_footprint(needs, Draft(2, 0.5, None), assembly.batch) == needs
+
+
+def test_the_shared_head_is_left_out_in_its_own_format(scenario):
+    """A head in FP8 is subtracted as FP8: what is left is a layer, never less than nothing."""
+    assembly, draft = built(scenario, "mtp")
+    fp8 = replace(assembly.deployment.precision, dense=PRECISIONS["fp8"])
+    draft = replace(draft, deployment=replace(draft.deployment, precision=fp8))
+    needs = footprint(replace(assembly.deployment, precision=fp8), assembly.batch, 0, reserve=0.1)
+    attention, shared, entry = 64 * (128 + 2 * 64) + 64 * 128, 3 * 64 * 32, 2 * 64 * 64
+    router = 64 * 16  # stays in BF16
+    assert speculative_footprint(needs, draft, assembly.batch).draft_weights == pytest.approx(
+        attention + shared + entry + 2 * router
+    )
 
 
 def test_several_tokens_of_a_sequence_read_its_cache_once(scenario):

@@ -10,8 +10,8 @@ for everything else. Where a figure does not state how many sequences are under 
   give layers with sliding windows as much cache as others, as TensorRT-LLM does by default;
 - a latency: the entry does not state enough.
 
-Pools with wide EP under SGLang and at DeepSeek overlap two micro-batches unless the text denies it; decoding cuts its
-exchanges by DeepEP's hooks. Speed-ups are over no overlap at all: SGLang's DeepEP path of 2025 computes the shared
+Pools with wide EP under SGLang and at DeepSeek overlap two micro-batches unless the text denies it, or where decoding
+has too few sequences for it to pay (`_TWO_BATCHES_FROM`); decoding cuts its exchanges by DeepEP's hooks. Speed-ups are over no overlap at all: SGLang's DeepEP path of 2025 computes the shared
 expert before dispatch (deepseek_v2.py, `forward_deepep`).
 """
 
@@ -39,13 +39,18 @@ from moesim.study.entries.quantity import Quantity
 from moesim.workload.footprint import kv_bytes
 
 _PRESET = {"sglang": "sglang", "trtllm": "trtllm", "vllm": "vllm"}
+# Sequences of a rank from which decoding overlaps two micro-batches: SGLang lost by it at 32 and won at 256.
+_TWO_BATCHES_FROM = 64
 ROUNDS = 3  # requests a slot of a load that keeps its server full
 _LOW_LATENCY_TOKENS = 256  # of a rank, that the buffers of low-latency kernels between nodes are made for
 _ALONE = r"single-stream|min[- ]latency|minimum latency|tpos|tps/user"
 _SPEED = r"at (\d+(?:\.\d+)?) ?tok\w*/s/user"
 # Drafted tokens where "MTP" stands alone: recipes of SGLang and TensorRT-LLM for one user, and for many.
 _DRAFTS_ALONE, _DRAFTS = 3, 1
-_ACCEPTANCE = 0.8  # of drafted tokens, where not stated: DeepSeek-V3 reports 85-90 % for the second token
+# Chance that a drafted token is kept, by how many are drafted, where not stated: DeepSeek-V3 reports 85-90 % for the
+# second token; later ones come from the same head over its own output, of 3 TensorRT-LLM keeps 1.82 (its blog 1).
+_ACCEPTANCE = {1: 0.85, 2: 0.8}
+_ACCEPTANCE_OF_MORE = 0.76
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,8 +168,8 @@ def _drafts(text: str, assume: Assumptions) -> tuple[int, float]:
     elif "simulated" in text:
         acceptance = 1.0
     else:
-        acceptance = _ACCEPTANCE
-        assume.note(f"drafted tokens are kept with chance {_ACCEPTANCE}")
+        acceptance = _ACCEPTANCE.get(drafts, _ACCEPTANCE_OF_MORE)
+        assume.note(f"drafted tokens are kept with chance {acceptance}")
     return drafts, acceptance
 
 
@@ -289,7 +294,7 @@ def decode_step(
         drafts = {"draft_tokens": traffic.drafts, "acceptance": traffic.acceptance, "draft": {"kind": "mtp"}}
         work["speculative"] = drafts
     kernel = _kernel(server, prompts=False)
-    if overlap["kind"] == "two_batch" and sequences < 2:
+    if overlap["kind"] == "two_batch" and sequences < _TWO_BATCHES_FROM:
         overlap = {"kind": "shared_expert"}
     elif overlap["kind"] == "two_batch" and KERNELS[kernel].hooks:
         overlap = {**overlap, "hooks": True}
