@@ -33,6 +33,21 @@ network: {{all_to_all: {kernel}}}
 """
 
 
+def write_tiny(folder, model, tokens, layers):
+    """Write a model with 16 experts top-2 and a trace of it: sequences of 64 tokens that like some experts better."""
+    rng = np.random.default_rng(0)
+    ids = np.argsort(rng.random((tokens, layers, 16)) - np.linspace(0, 0.5, 16), axis=2)[:, :, :2].astype(np.uint8)
+    offsets = np.arange(0, tokens + 1, 64)
+    trace = RouterTrace(name="tiny", ids=ids, offsets=offsets, experts=16, source="a test", synthetic=True)
+    write_trace(folder / "tiny.safetensors", trace)
+    (folder / "tiny.yaml").write_text(model)
+
+
+@pytest.fixture
+def tiny():
+    return write_tiny
+
+
 @pytest.fixture
 def scenario(tmp_path):
     """Assemble a scenario of a tiny model (3 MoE layers, 16 experts top-2) on H100s."""
@@ -47,13 +62,7 @@ def shared_scenario(tmp_path_factory):
 
 def builder(tmp_path):
     """Write the tiny model and its trace to a folder; hand on what assembles scenarios there."""
-    rng = np.random.default_rng(0)
-    ids = np.argsort(rng.random((2048, 3, 16)) - np.linspace(0, 0.5, 16), axis=2)[:, :, :2].astype(np.uint8)
-    trace = RouterTrace(
-        name="tiny", ids=ids, offsets=np.arange(0, 2049, 64), experts=16, source="a test", synthetic=True
-    )
-    write_trace(tmp_path / "tiny.safetensors", trace)
-    (tmp_path / "tiny.yaml").write_text(MODEL)
+    write_tiny(tmp_path, MODEL, tokens=2048, layers=3)
 
     def build(
         devices=8, dp=8, tp=1, ep=8, expert_tp=1, slots=2, placement="contiguous", kernel="nccl",

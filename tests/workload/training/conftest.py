@@ -1,7 +1,5 @@
-import numpy as np
 import pytest
 
-from moesim.routing.trace import RouterTrace, write_trace
 from moesim.spec.loading import parse
 from moesim.spec.training_assembly import assemble_training
 
@@ -33,15 +31,9 @@ placement: {kind: contiguous, slots_per_rank: 4}
 
 
 @pytest.fixture
-def document(tmp_path):
+def document(tmp_path, tiny):
     """A document of a tiny model's training (7 MoE layers, 16 experts top-2) with fields replaced."""
-    rng = np.random.default_rng(0)
-    ids = np.argsort(rng.random((4096, 7, 16)) - np.linspace(0, 0.5, 16), axis=2)[:, :, :2].astype(np.uint8)
-    trace = RouterTrace(
-        name="tiny", ids=ids, offsets=np.arange(0, 4097, 64), experts=16, source="a test", synthetic=True
-    )
-    write_trace(tmp_path / "tiny.safetensors", trace)
-    (tmp_path / "tiny.yaml").write_text(MODEL)
+    tiny(tmp_path, MODEL, tokens=4096, layers=7)
 
     def build(**changes):
         made = parse(SCENARIO, str(tmp_path / "a.yaml"))
