@@ -17,7 +17,7 @@ import numpy as np
 from moesim.cost.calibration import estimate
 from moesim.cost.dtypes import table_dtype
 from moesim.cost.estimate import Cost
-from moesim.cost.experts_grouped import GROUPED, STACK
+from moesim.cost.experts_grouped import DTYPES, GROUPED, STACK
 from moesim.cost.experts_loads import load_columns
 from moesim.cost.experts_table import EXPERTS
 from moesim.cost.machine import Machine
@@ -61,7 +61,7 @@ def routed_experts(
         "experts": float(slots), "hidden_size": float(hidden), "width": float(ffn), "gated": float(gated),
         "dtype": dtype,
     }  # fmt: skip
-    if grouped and dtype == "fp8_block" and machine.device.kind == "gpu":
+    if grouped and dtype in DTYPES and machine.device.kind == "gpu":
         cost = estimate(machine, GROUPED, rows | {"scattered": scattered}, {"dtype": dtype, "software": STACK})
     else:
         cost = estimate(machine, EXPERTS, rows, {"dtype": dtype, "kernel": kernel})

@@ -3,8 +3,8 @@
 Pools with wide expert parallelism do not run the kernels of `moesim.cost.experts_kernel`, which permute, route and
 reduce by themselves. DeepEP hands tokens over expert by expert (low latency) or with a count for every expert (normal),
 and SGLang, vLLM and DeepSeek's own stack run DeepGEMM's products on them, *masked* or *contiguous*, in FP8 with 128x128
-blocks. With the products of the equation there, P pairs, hidden h, inner width f, g = 2 with a gate (else 1), a bytes
-of an activation's element and T tokens that have arrived:
+blocks; in NVFP4 they run CUTLASS's (CuteDSL, FlashInfer). With the products of the equation there, P pairs, hidden h,
+inner width f, g = 2 with a gate (else 1), a bytes of an activation's element and T tokens that have arrived:
 
     t = products + n·2 µs + P·f·(2·g + a) / (0.8·BW)                      activation, with quantisation
       + (2·P·h·a + 2·(P + T)·h) / (0.8·BW)                                 only where tokens arrive once a rank
@@ -13,9 +13,9 @@ n is 3 kernels, and 2 more where tokens arrive once a rank: one copies them to t
 (SGLang's ``ep_scatter`` and ``ep_gather``). 2 µs is the fixed time of a kernel in a graph, 0.8 BW what streaming
 kernels reach (`moesim.cost.launch`, `moesim.cost.memory`).
 
-The products are those of TensorRT-LLM's block-scaled kernels, which are DeepGEMM's (its ``deepgemm`` backend on
-Blackwell, ``fp8_blockscale_gemm`` on Hopper). Independent figures: DeepGEMM's README (H800), contiguous 1,346 and 1,214
-TFLOP/s, masked 4 x 256 tokens 932 and 815; modelled: 1,206 for both products, 969.
+The products are those of TensorRT-LLM's tables: its block-scaled kernels are DeepGEMM's (the ``deepgemm`` backend on
+Blackwell, ``fp8_blockscale_gemm`` on Hopper), its NVFP4 ones CUTLASS's. Independent figures: DeepGEMM's README (H800),
+contiguous 1,346 and 1,214 TFLOP/s, masked 4 x 256 tokens 932 and 815; modelled: 1,206 for both products, 969.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from moesim.cost.launch import KERNEL_S
 from moesim.cost.memory import STREAM_SHARE
 from moesim.hardware.device import Device
 
-STACK = "trtllm"  # whose tables hold DeepGEMM's products
+STACK = "trtllm"  # whose tables hold these products
+DTYPES = ("fp8_block", "nvfp4")  # that run as bare grouped products
 _BF16_BYTES = 2.0
 
 

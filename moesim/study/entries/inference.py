@@ -11,8 +11,9 @@ for everything else. Where a figure does not state how many sequences are under 
 - a latency: the entry does not state enough.
 
 Pools with wide EP under SGLang and at DeepSeek overlap two micro-batches unless the text denies it, or where decoding
-has too few sequences for it to pay (`_TWO_BATCHES_FROM`); decoding cuts its exchanges by DeepEP's hooks. Speed-ups are over no overlap at all: SGLang's DeepEP path of 2025 computes the shared
-expert before dispatch (deepseek_v2.py, `forward_deepep`).
+has too few sequences for it to pay (`_TWO_BATCHES_FROM`); decoding cuts its exchanges by DeepEP's hooks. Speed-ups are
+over no overlap at all: SGLang's DeepEP path of 2025 computes the shared expert before dispatch (deepseek_v2.py,
+`forward_deepep`).
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from moesim.study.entries.outcome import Runner
 from moesim.study.entries.quantity import Quantity
 from moesim.workload.footprint import kv_bytes
 
+_BASELINE_YEARS = 1.0
 _PRESET = {"sglang": "sglang", "trtllm": "trtllm", "vllm": "vllm"}
 # Sequences of a rank from which decoding overlaps two micro-batches: SGLang lost by it at 32 and won at 256.
 _TWO_BATCHES_FROM = 64
@@ -101,12 +103,21 @@ def inference_case(entry: Entry, quantity: Quantity, runner: Runner) -> Case:
         quantity,
         f"{server.stack or 'unknown'} {kind}",
         tuple(assume.texts),
-        age=years_ago(words.version(entry.software) or words.appeared(entry.source, server.hardware.name)),
+        age=_age(entry, server, assume),
         base=base,
         kept=tokens,
         kept_tokens=tokens,
         devices=entry.devices if quantity.per == "system" else None,
     )
+
+
+def _age(entry: Entry, server: Server, assume: Assumptions) -> float | None:
+    """Years from the software, else the document, to April 2026; a baseline of optimisations is older than they are."""
+    years = years_ago(words.version(entry.software) or words.appeared(entry.source, server.hardware.name))
+    if not occurs(r"\bbaseline\b", entry.parallelism.lower()):
+        return years
+    assume.note(f"a baseline is {_BASELINE_YEARS:g} year older than what was made of it")
+    return (years or 0.0) + _BASELINE_YEARS
 
 
 def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
