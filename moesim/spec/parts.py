@@ -175,4 +175,5 @@ def batch_of(scenario: Scenario, parallelism: Parallelism, model: MoEModel | Non
         return Batch("prefill", sequences, encoded_tokens(model, work), 0, causal=False)
     speculative = getattr(work, "speculative", None)
     new_tokens = 1 + speculative.draft_tokens if speculative else getattr(work, "prompt", 1)
-    return Batch(work.kind, sequences, new_tokens, work.context, work.source or 0)
+    apart = speculative is not None and speculative.cache_reads == "each_token"
+    return Batch(work.kind, sequences, new_tokens, work.context, work.source or 0, apart=apart)

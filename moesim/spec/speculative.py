@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -34,12 +34,14 @@ class Speculative(Spec):
     """Draft tokens and check them in one step.
 
     draft_tokens: of every sequence a step. acceptance: chance that one is kept given that those before it are; measure
-    it, moesim does not guess it.
+    it, moesim does not guess it. cache_reads: `once` where kernels pack the tokens of a sequence, `each_token`
+    where they were not made for several and read its cache for each.
     """
 
     draft_tokens: Annotated[int, Field(ge=1, le=64)]
     acceptance: Annotated[float, Field(ge=0, le=1)]
     draft: kinds(DRAFTS)
+    cache_reads: Literal["once", "each_token"] = "once"
 
     def build(self, deployment: Deployment, file: str) -> Draft:
         """What drafts. Raises InvalidInput with fields below ``workload.speculative``."""

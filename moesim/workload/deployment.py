@@ -84,7 +84,7 @@ class Batch:
     phase: ``prefill`` or ``decode``. sequences: [attention DP rank] sequences in the step of one instance. new_tokens:
     tokens of each sequence that this step computes (1 in decode). context: tokens of each that are cached before it.
     source: tokens of an encoder that each sequence attends to. causal: tokens see only those before them; in an encoder
-    they see all.
+    they see all. apart: in decode, every new token of a sequence reads its cache by itself.
     """
 
     phase: str
@@ -93,6 +93,12 @@ class Batch:
     context: int
     source: int = 0
     causal: bool = True
+    apart: bool = False
+
+    @property
+    def readers(self) -> tuple[int, int]:
+        """Of a sequence in decode: (readers of its cache, new tokens that each reader packs)."""
+        return (self.new_tokens, 1) if self.apart else (1, self.new_tokens)
 
     @property
     def tokens(self) -> np.ndarray:

@@ -137,8 +137,10 @@ def _gqa(deployment: Deployment, attention: Attention, batch: Batch, sequences: 
     heads |= {"head_dim": attention.head_dim, "window": attention.window}
     if batch.phase == "decode":
         # Several new tokens of a sequence read the cache once: kernels pack their queries like heads of one KV head.
-        heads["heads"] *= batch.new_tokens
-        return gqa_decode(deployment.machine, batch=sequences, context=batch.context + batch.new_tokens, **heads)
+        readers, packed = batch.readers
+        heads["heads"] *= packed
+        context = batch.context + batch.new_tokens
+        return gqa_decode(deployment.machine, batch=sequences * readers, context=context, **heads)
     # Kernels are priced causal: where every token sees all of n, two of them score the n² pairs.
     sequences = sequences if batch.causal else 2 * sequences
     return gqa_prefill(deployment.machine, batch=sequences, new_tokens=batch.new_tokens, context=batch.context, **heads)
@@ -150,11 +152,12 @@ def _mla(deployment: Deployment, attention: Attention, batch: Batch, sequences: 
         # Sparse attention (DeepSeek-V3.2) reads only the tokens that its indexer keeps.
         longest = batch.context + batch.new_tokens
         context = min(longest, attention.indexer_top_k or longest)
+        readers, packed = batch.readers
         return mla_decode(
             deployment.machine,
-            batch=sequences,
+            batch=sequences * readers,
             context=context,
-            heads=heads * batch.new_tokens,
+            heads=heads * packed,
             kv_lora_rank=attention.kv_lora_rank,
             rope_dim=attention.qk_rope_head_dim,
             kv=kv,

@@ -104,6 +104,9 @@ def test_several_tokens_of_a_sequence_read_its_cache_once(scenario):
         attention(long + "}"), attention(long + DRAFTS), attention(long.replace("64", "192") + "}"),
     )  # fmt: skip
     assert once <= thrice < 0.7 * apart
+    # kernels that were not made for it read the cache for each token, as many sequences of 60,002 tokens would
+    each = attention(long + DRAFTS.replace("draft:", "cache_reads: each_token, draft:"))
+    assert each == pytest.approx(apart, rel=1e-3)
 
 
 def test_seconds_of_a_step_grow_with_drafted_tokens(scenario):

@@ -46,6 +46,7 @@ _TWO_BATCHES_FROM = 64
 ROUNDS = 3  # requests a slot of a load that keeps its server full
 _LOW_LATENCY_TOKENS = 256  # of a rank, that the buffers of low-latency kernels between nodes are made for
 _ALONE = r"single-stream|min[- ]latency|minimum latency|tpos|tps/user"
+_SIMULATED = r"simulated mtp"
 _SPEED = r"at (\d+(?:\.\d+)?) ?tok\w*/s/user"
 # Drafted tokens where "MTP" stands alone: recipes of SGLang and TensorRT-LLM for one user, and for many.
 _DRAFTS_ALONE, _DRAFTS = 3, 1
@@ -59,13 +60,15 @@ _ACCEPTANCE_OF_MORE = 0.76
 class Traffic:
     """sequences: under way on one attention-DP rank, None: as many as fit. speed: tokens/s that every user gets.
     drafts: tokens that multi-token prediction proposes. acceptance: chance that one is kept. most: sequences beyond
-    which decoding alone is too slow for the speed, None where not known."""
+    which decoding alone is too slow for the speed, None where not known. simulated: nothing drafts, tokens are doubled.
+    """
 
     sequences: int | None
     speed: float | None
     drafts: int
     acceptance: float
     most: int | None = None
+    simulated: bool = False
 
 
 def inference_case(entry: Entry, quantity: Quantity, runner: Runner) -> Case:
@@ -142,7 +145,7 @@ def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
     stated = None if occurs(r"max|peak|unstated", batch) else words.count(batch)
     if stated and "token" in batch and stated >= 4096:
         stated = None
-    return Traffic(stated, None, drafts, acceptance)
+    return Traffic(stated, None, drafts, acceptance, simulated=occurs(_SIMULATED, text))
 
 
 def fastest(
@@ -176,7 +179,7 @@ def _drafts(text: str, assume: Assumptions) -> tuple[int, float]:
     kept = re.search(r"accept\w* (?:length |rate )?(\d(?:\.\d+)?)", text)
     if kept and 1 < float(kept[1]) <= drafts + 1:
         acceptance = _chance(float(kept[1]), drafts)
-    elif "simulated" in text:
+    elif occurs(_SIMULATED, text):
         acceptance = 1.0
     else:
         acceptance = _ACCEPTANCE.get(drafts, _ACCEPTANCE_OF_MORE)
@@ -282,8 +285,10 @@ def slowed(document: dict[str, object], speed: float, assume: Assumptions, runne
 
 def _overlap(server: Server, text: str) -> dict[str, object]:
     """Two micro-batches in turns where SGLang and DeepSeek serve with wide EP."""
-    if occurs(r"(without|no|w/o) (tbo|two)", text) or server.ep <= 8 or server.stack not in ("sglang", "deepseek"):
+    if server.ep <= 8 or server.stack not in ("sglang", "deepseek"):
         return {"kind": "shared_expert"}
+    if occurs(r"(without|no|w/o) (tbo|two)", text):
+        return {"kind": "none"}
     return {"kind": "two_batch"}
 
 
@@ -302,8 +307,12 @@ def decode_step(
         assume.note(f"{sequences} sequences a rank")
     work: dict[str, object] = {"kind": "decode", "sequences_per_rank": sequences, "context": context}
     if traffic.drafts:
-        drafts = {"draft_tokens": traffic.drafts, "acceptance": traffic.acceptance, "draft": {"kind": "mtp"}}
-        work["speculative"] = drafts
+        work["speculative"] = {"draft_tokens": traffic.drafts, "acceptance": traffic.acceptance} | (
+            # SGLang simulated drafts by doubling the tokens, and its attention read the cache for each of them.
+            {"draft": {"kind": "lookup"}, "cache_reads": "each_token"}
+            if traffic.simulated
+            else {"draft": {"kind": "mtp"}}
+        )
     kernel = _kernel(server, prompts=False)
     if overlap["kind"] == "two_batch" and sequences < _TWO_BATCHES_FROM:
         overlap = {"kind": "shared_expert"}

@@ -41,14 +41,23 @@ def test_formats_follow_the_checkpoints_that_stacks_run(changes, formats):
 
 
 @pytest.mark.parametrize(
-    ("batch", "overlap"),
+    ("changes", "overlap"),
     [
-        ("128/device", {"kind": "two_batch", "hooks": True}),
-        ("32/device", {"kind": "shared_expert"}),  # where SGLang lost by it
+        ({}, {"kind": "two_batch", "hooks": True}),
+        ({"batch": "32/device"}, {"kind": "shared_expert"}),  # where SGLang lost by it
+        ({"parallelism": "decode EP32 without TBO"}, {"kind": "none"}),
     ],
 )
-def test_micro_batches_overlap_where_it_pays(batch, overlap):
-    assert _case(WIDE, batch=batch).document["overlap"] == overlap
+def test_micro_batches_overlap_where_it_pays(changes, overlap):
+    assert _case(WIDE, **changes).document["overlap"] == overlap
+
+
+def test_simulated_drafts_read_the_cache_for_each_token():
+    work = _case(WIDE, parallelism="decode EP32, simulated MTP").document["workload"]
+    assert work["sequences_per_rank"] == 128
+    assert work["speculative"] == {
+        "draft_tokens": 1, "acceptance": 1.0, "draft": {"kind": "lookup"}, "cache_reads": "each_token",
+    }  # fmt: skip
 
 
 def test_a_speed_up_is_over_no_overlap():
