@@ -17,6 +17,7 @@ from moesim.spec.resilience_scenario import ServiceRun
 from moesim.study.reliability.service_runs import ServiceResult
 from moesim.units import format_long, format_seconds
 
+_NONE = "–"
 _LATENCIES = (
     ("ttft_p50_s", "TTFT p50"),
     ("ttft_p99_s", "TTFT p99"),
@@ -124,5 +125,8 @@ def _columns() -> tuple[str, ...]:
 
 
 def _row(found: dict) -> tuple[str, ...]:
-    told = (format_seconds(found[key]) if found.get(key) is not None else "–" for key, _ in _LATENCIES)
-    return (*told, f"{found['good_share']:.1%}", f"{found['requests']:,}")
+    """Cells of `_columns`. A state without any server up has no requests that were judged, and none is good."""
+    told = (format_seconds(found[key]) if found.get(key) is not None else _NONE for key, _ in _LATENCIES)
+    judged = found.get("requests")
+    good = _NONE if judged == 0 else f"{found['good_share']:.1%}"
+    return (*told, good, _NONE if judged is None else f"{judged:,.0f}")

@@ -58,15 +58,15 @@ def _answer(known: pd.DataFrame, grid: Grid, metric: str) -> str:
 
 
 def _why(known: pd.DataFrame, grid: Grid, metric: str) -> str:
-    """Which field moves the figure most: the spread of its means over that of all runs."""
-    moves = {}
-    for field in grid.leading:
-        means = known.groupby(field, sort=False)[metric].mean() if len(known) else pd.Series(dtype=float)
-        if len(means) > 1 and means.min() > 0:
-            moves[field] = means.max() / means.min()
-    if not moves:
+    """Which field moves the figure most: its highest mean over its lowest, or less it where one is not above 0."""
+    means = {field: known.groupby(field, sort=False)[metric].mean() for field in grid.leading}
+    ends = {field: (float(mean.min()), float(mean.max())) for field, mean in means.items() if len(mean) > 1}
+    if not ends:
         return "One value of each field has results: nothing is compared."
-    told = ", ".join(f"{field} by {ratio:.3g} ×" for field, ratio in sorted(moves.items(), key=lambda item: -item[1]))
+    above = all(low > 0 for low, _ in ends.values())
+    moves = {field: high / low if above else high - low for field, (low, high) in ends.items()}
+    most = sorted(moves.items(), key=lambda item: -item[1])
+    told = ", ".join(f"{field} by {moved:.3g}{' ×' if above else ''}" for field, moved in most)
     return f"Averaged over all other fields, {metric} moves with {told} from its lowest value to its highest."
 
 

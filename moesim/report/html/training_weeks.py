@@ -68,8 +68,11 @@ def _why(metrics: dict) -> str:
     largest = sorted(parts.items(), key=lambda item: -item[1])[:3]
     took = ", ".join(f"{state} {share:.2%}" for state, share in largest) or "nothing"
     checkpoint = metrics["checkpoint"]
+    stops = "Nothing stops the job."
+    if metrics["mtbf_s"] is not None:
+        stops = f"The job stops every {format_long(metrics['mtbf_s'])}."
     return (
-        f"The job stops every {format_long(metrics['mtbf_s'])}. It saves {format_bytes(checkpoint['bytes'])} after "
+        f"{stops} It saves {format_bytes(checkpoint['bytes'])} after "
         f"every {format_long(checkpoint['interval_s'])} of work. What is not work goes to {took}."
     )
 

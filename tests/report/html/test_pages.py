@@ -170,6 +170,25 @@ def test_an_interrupted_study_of_weeks_is_said_to_be_partial(weeks):
     )
 
 
+def test_a_job_that_nothing_stops_is_said_to_run_on(weeks):
+    document, result = weeks
+    page = training_weeks_page(document, replace(result, metrics=result.metrics | {"mtbf_s": None}))
+    assert page.why.startswith("Nothing stops the job. It saves")
+
+
+def test_a_state_without_a_server_has_no_latencies_and_no_good_request(service):
+    document, result = service
+    gone = {"up": 0, "slowed": 0, "share": 0.25, "good_share": 0.0, "requests": None, "ttft_p50_s": None}
+    one = result.metrics["one_failure"]
+    one = one | {"before": one["before"] | {"requests": 0, "good_share": 0.0}}
+    metrics = result.metrics | {"states": [*result.metrics["states"], gone], "one_failure": one}
+    page = service_weeks_page(document, replace(result, metrics=metrics))
+    *_, good, number = section_of(page, "States").table.iloc[-1]
+    assert (good, number) == ("0.0%", "–")
+    *_, good, number = section_of(page, "One failure").table.iloc[0]
+    assert (good, number) == ("–", "0")  # of no requests nothing can be said
+
+
 def test_a_service_shows_one_failure_and_all_its_states(service):
     document, result = service
     page = service_weeks_page(document, result)
@@ -190,6 +209,15 @@ def test_a_sweep_draws_its_runs_and_says_why_some_have_no_result(swept):
     assert "4 ok; 2 infeasible" in page.sure
     assert page.why.startswith("Averaged over all other fields, step_time_s moves with workload.")
     assert sum(map(int, section_of(page, "Runs without").table["runs"])) == 2
+
+
+def test_a_figure_that_begins_at_zero_moves_by_a_difference(swept):
+    grid, table = swept
+    known = table[table["status"] == "ok"].assign(dropped=[0.0, 0.0, 0.5, 0.5])
+    assert (
+        "dropped moves with workload.context by 0.5, workload.sequences_per_rank by 0 from"
+        in sweep_page(grid, known, "dropped", ()).why
+    )
 
 
 def test_a_sweep_without_any_result_says_so(swept):
