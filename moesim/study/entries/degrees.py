@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from moesim.study.entries.case import NotStated
+
 _LABEL = {
     "tp": "tp", "pp": "pp", "cp": "cp", "ep": "ep", "etp": "etp", "dp": "dp", "dep": "dep",
     "vp": "vp", "vpp": "vp", "tep": "tep",
@@ -69,3 +71,19 @@ def degrees(text: str) -> Degrees:
         prefill_servers=int(pools[1]) if pools else int(prefill[1]) if prefill else None,
         decode_servers=int(pools[2]) if pools else int(decode[1]) if decode else None,
     )
+
+
+def stages(layers: int, chunks: int) -> list[int]:
+    """Layers of each pipeline chunk, as Megatron's layouts put them: embedding and loss count as a layer where that
+    divides, else the last chunks have fewer. Raises NotStated where there are fewer layers than chunks."""
+    if (layers + 2) % chunks == 0 and (layers + 2) // chunks > 1:
+        each = (layers + 2) // chunks
+        return [each - 1, *[each] * (chunks - 2), each - 1]
+    each = -(-layers // chunks)
+    found = [max(0, min(each, layers - each * chunk)) for chunk in range(chunks)]
+    if 0 in found[:-1]:  # more than one empty chunk: spread evenly instead
+        base, extra = divmod(layers, chunks)
+        if base == 0:
+            raise NotStated(f"{layers} layers are fewer than {chunks} pipeline chunks")
+        return [base + (chunk < extra) for chunk in range(chunks)]
+    return found

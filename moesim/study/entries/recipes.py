@@ -38,8 +38,6 @@ _RELEASES = (("dgxc-benchmarking", "NeMo container 25.04"),)
 _CAPTURED_ON = frozenset({"gb200_nvl72", "gb300_nvl72", "b300"})
 _CAPTURED_FROM = 2026 + 5 / 12
 _HYBRID_FROM = 2026.0
-_OVERLAPPED_FROM = 2025 + 8 / 12
-_HOPPER = frozenset({"h100", "h200", "h800"})
 _MLA_UP = {"kind": "selective", "modules": ["mla_up"]}
 _FULL = {"kind": "full"}
 
@@ -72,14 +70,13 @@ def exchange(stack: str, released: float | None) -> str:
     return "deepep_hybrid" if hybrid else "deepep_normal"
 
 
-def overlapped(stack: str, hardware: str, released: float | None, *, captured: bool, leaves: bool) -> bool:
+def overlapped(stack: str, *, captured: bool, interleaved: bool, pp: int) -> bool:
     """Whether exchanges hide behind the work of another microbatch (moe_a2a_overlap).
 
-    So do Megatron-Bridge's recipes that capture whole steps, and from container 25.09 on those of Hopper whose experts
-    leave (`leaves`) the node: DeepSeek-V3 and Qwen3-235B.
+    So do Megatron-Bridge's recipes that capture whole steps; Megatron-Core needs an interleaved pipeline for it, or
+    none.
     """
-    recent = released is not None and released >= _OVERLAPPED_FROM
-    return stack == "megatron" and (captured or (hardware in _HOPPER and recent and leaves))
+    return stack == "megatron" and captured and (interleaved or pp == 1)
 
 
 def recomputation(stack: str, *, mla: bool) -> dict[str, object]:

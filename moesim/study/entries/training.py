@@ -25,7 +25,7 @@ from moesim.model.architecture import MoEModel
 from moesim.study.entries import words
 from moesim.study.entries.calibration import age
 from moesim.study.entries.case import Assumptions, Case, NotStated
-from moesim.study.entries.degrees import Degrees, degrees
+from moesim.study.entries.degrees import Degrees, degrees, stages
 from moesim.study.entries.deployment import domain, hardware_named, measured_stack, model_named, occurs, routing
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.formats import formats
@@ -233,25 +233,10 @@ def _schedule(job: Job, pp: int) -> dict[str, object]:
     if job.stack == "deepseek" and pp > 1:
         return {"kind": "dualpipe"}
     virtual = job.degrees.vp or 1
-    found = {"kind": "interleaved", "virtual_stages": virtual} if virtual > 1 and pp > 1 else {"kind": "1f1b"}
-    leaves = (job.degrees.ep or 1) > domain(job.hardware)
-    pairs = overlapped(job.stack, job.hardware.name, job.released, captured=_captured(job), leaves=leaves)
+    interleaved = virtual > 1 and pp > 1
+    found = {"kind": "interleaved", "virtual_stages": virtual} if interleaved else {"kind": "1f1b"}
+    pairs = overlapped(job.stack, captured=_captured(job), interleaved=interleaved, pp=pp)
     return found | ({"pairs": True} if pairs else {})
-
-
-def stages(layers: int, chunks: int) -> list[int]:
-    """Layers of each chunk, by the rule at the top. Raises NotStated where there are fewer layers than chunks."""
-    if (layers + 2) % chunks == 0 and (layers + 2) // chunks > 1:
-        each = (layers + 2) // chunks
-        return [each - 1, *[each] * (chunks - 2), each - 1]
-    each = -(-layers // chunks)
-    found = [max(0, min(each, layers - each * chunk)) for chunk in range(chunks)]
-    if 0 in found[:-1]:  # more than one empty chunk: spread evenly instead
-        base, extra = divmod(layers, chunks)
-        if base == 0:
-            raise NotStated(f"{layers} layers are fewer than {chunks} pipeline chunks")
-        return [base + (chunk < extra) for chunk in range(chunks)]
-    return found
 
 
 def _widest(experts: int, ranks: int, limit: int) -> int:
