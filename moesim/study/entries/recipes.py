@@ -19,9 +19,6 @@ RECIPES: dict[tuple[str, str], str] = {
 }
 FORMATS = {"deepseek": "fp8_block", "megatron": "mxfp8", "maxtext": "bf16"}
 
-# Megatron-Bridge and NeMo 2, performance recipes: grad_reduce_in_fp32 = False, so that gradients are BF16.
-GRADIENTS = "bf16"
-
 # Stacks whose figures come from benchmark recipes: synthetic data, and experts' loads balanced by force
 # (Megatron-Bridge: moe_router_force_load_balancing), by dropped tokens (NeMo 2: MegatronTokenDropCallback of capacity 1
 # in the performance scripts of Llama 4, Grok-1 and DeepSeek-V3) or by routers at their random start (MaxText:

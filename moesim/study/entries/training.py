@@ -34,7 +34,6 @@ from moesim.study.entries.quantity import Quantity
 from moesim.study.entries.recipes import (
     BENCHMARKED,
     FORMATS,
-    GRADIENTS,
     RECIPES,
     captured,
     exchange,
@@ -216,8 +215,6 @@ def _precision(job: Job) -> dict[str, str]:
     found = {"experts": job.format, "dense": job.format, "dispatch": "bf16", "combine": "bf16"}
     if job.stack == "deepseek":
         found |= {"dispatch": "fp8_block", "weights": "fp8_block"}
-    if job.stack == "megatron":
-        found["gradients"] = GRADIENTS
     return found | {"optimizer_states": "bf16"}
 
 

@@ -67,6 +67,32 @@ def test_steps_are_captured_where_recipes_capture_them(changes, captured):
     assert case(**changes).document["graphs"] is captured
 
 
+def test_exchanges_are_those_of_the_recipes():
+    wide = {"hardware": "DGX-H100", "devices": 16, "parallelism": "EP16", "precision": "FP8"}
+    kernels = {"NeMo container 25.11": "deepep_normal", "NeMo container 26.02": "deepep_hybrid", "": "deepep_normal"}
+    for software, kernel in kernels.items():
+        assert case(**wide, software=software).document["network"]["all_to_all"] == kernel
+    assert case().document["network"]["all_to_all"] == "nvlink_one_sided"
+
+
+def test_exchanges_hide_where_whole_steps_are_captured():
+    recent = {"software": "NeMo container 26.06"}
+    assert case(**recent).document["schedule"] == {"kind": "interleaved", "virtual_stages": 2, "pairs": True}
+    assert case(**recent, parallelism="EP8").document["schedule"] == {"kind": "1f1b", "pairs": True}
+    assert case(**recent, parallelism="PP2 EP4").document["schedule"] == {"kind": "1f1b"}  # not interleaved
+    assert "pairs" not in case().document["schedule"]
+
+
+def test_hosts_launch_passes_and_products_of_local_experts():
+    eager, captured = (training_outcome({**case().document, "graphs": graphs}) for graphs in (False, True))
+    # 48 layers on 2 stages, 8 replicas / 2 of 32 sequences; 128 experts on 4 ranks.
+    assert eager.passes == 48 / 2 * 32
+    assert eager.expert_passes == 32 * eager.passes
+    assert captured.passes == captured.expert_passes == 0
+    assert {"experts", "dense", "attention", "element_wise", "exchange", "bubble"} <= set(eager.seconds)
+    assert sum(eager.seconds.values()) == pytest.approx(eager.total_s, rel=1e-6)
+
+
 def test_maxtext_shards_everything():
     document = case(
         software="MaxText", hardware="TPU v5p-256", devices=128, parallelism="FSDP", batch="per_device_batch 4",
