@@ -20,3 +20,11 @@ def test_results_of_other_code_have_another_hash_and_drawing_is_no_part_of_it(tm
     engine = tmp_path / "moesim/engine/simulate.py"
     engine.write_text(engine.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
     assert _hash(tmp_path) != first
+
+
+def test_results_of_other_constants_have_another_hash(tmp_path):
+    shutil.copytree(Path(moesim.__file__).parent, tmp_path / "moesim", ignore=shutil.ignore_patterns("__pycache__"))
+    first = _hash(tmp_path)
+    constants = tmp_path / "moesim/serving/constants.yaml"
+    constants.write_text(constants.read_text(encoding="utf-8") + "# changed\n", encoding="utf-8")
+    assert _hash(tmp_path) != first
