@@ -59,7 +59,8 @@ def _answer(known: pd.DataFrame, grid: Grid, metric: str) -> str:
 
 def _why(known: pd.DataFrame, grid: Grid, metric: str) -> str:
     """Which field moves the figure most: its highest mean over its lowest, or less it where one is not above 0."""
-    means = {field: known.groupby(field, sort=False)[metric].mean() for field in grid.leading}
+    compared = () if known.empty else grid.leading  # without a result the table has no column of the figure
+    means = {field: known.groupby(field, sort=False)[metric].mean() for field in compared}
     ends = {field: (float(mean.min()), float(mean.max())) for field, mean in means.items() if len(mean) > 1}
     if not ends:
         return "One value of each field has results: nothing is compared."

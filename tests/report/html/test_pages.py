@@ -222,7 +222,8 @@ def test_a_figure_that_begins_at_zero_moves_by_a_difference(swept):
 
 def test_a_sweep_without_any_result_says_so(swept):
     grid, table = swept
-    page = sweep_page(grid, table.assign(status="infeasible", reason="too large"), "step_time_s", ())
+    none = table[[*grid.fields, "key"]].assign(status="infeasible", reason="too large")
+    page = sweep_page(grid, none, "step_time_s", ("step_time_s",))
     assert page.answer.startswith("No run has a step_time_s")
     assert all(section.plot is None for section in page.sections)
 
