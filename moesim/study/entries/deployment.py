@@ -5,13 +5,6 @@ Rules that hold for all entries alike, where a text does not say:
 - devices: as the degrees say; of wide EP all that are stated, else 32; else the smallest power of two on which weights
   take less than half of the memory, or the devices of the entry if they fit a scale-up domain and it speaks of users;
 - one server: attention data parallelism where the text speaks of wide EP, DEP or attention DP, else tensor parallelism;
-- FP4 checkpoints: experts alone for MLA models (nvidia/DeepSeek-R1-FP4), unless the others would then not fit on every
-  device (nvidia/DeepSeek-R1-0528-NVFP4-v2); all matrices for others (nvidia/Qwen3-235B-A22B-FP4); models released in
-  MXFP4 stay in it;
-- FP8: 128x128 blocks; KV cache in FP8 on chips with FP4 units unless all is BF16, else BF16. TensorRT-LLM runs
-  NVIDIA's own FP8 checkpoints of models released in BF16 (nvidia/Qwen3-235B-A22B-FP8, nvidia/Llama-4-…-FP8): one
-  scale a tensor in all matrices, KV cache in FP8 (their hf_quant_config.json);
-- chips without the format's matrix units multiply in BF16; where the released format does not fit, 4 bits (INT4);
 - as many redundant experts as make every rank's slots whole (256 experts on 72 ranks: 288 slots), at least 32 where
   the text speaks of a load balancer (EPLB).
 """
@@ -25,13 +18,13 @@ from functools import lru_cache
 
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
-from moesim.hardware.precision import PRECISIONS, matmul_peak
+from moesim.hardware.precision import PRECISIONS
 from moesim.model.architecture import MoEModel, require_shapes
-from moesim.model.parameters import parameters
 from moesim.spec.model_file import load_model
 from moesim.spec.profile import load_profile
 from moesim.study.entries import words
 from moesim.study.entries.case import Assumptions, NotStated
+from moesim.study.entries.checkpoints import expert_parameters, precision
 from moesim.study.entries.degrees import Degrees, degrees
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.formats import Formats, formats
@@ -181,12 +174,6 @@ def _smallest(model: MoEModel, hardware: Hardware, formats_of: dict[str, str]) -
     return devices
 
 
-def expert_parameters(model: MoEModel) -> tuple[int, int]:
-    """(parameters of all routed experts, all others)."""
-    found = parameters(model)
-    return found.routed_experts, found.total - found.routed_experts
-
-
 def domain(hardware: Hardware) -> int:
     """Devices of a scale-up domain: of a rack of NVL72, else of one server."""
     return 72 if "nvl72" in hardware.name else SERVER
@@ -208,46 +195,6 @@ def _split(said: Degrees, devices: int, lower: str, model: MoEModel, assume: Ass
         return devices // (said.tp if said.tp and said.tp * (said.dp or 1) <= devices and said.dp else 1), devices
     ep = said.tep or said.ep or 1
     return 1, ep if devices % ep == 0 else 1
-
-
-def precision(
-    given: Formats, model: MoEModel, hardware: Hardware, devices: int, assume: Assumptions, stack: str
-) -> dict[str, str]:
-    """Formats by kind of tensor, by the rules at the top."""
-    peak = hardware.device.peak
-    released = model.native_experts or model.native
-    weights = given.weights
-    if weights is None:
-        experts, rest = expert_parameters(model)
-        fits = (experts + rest) * PRECISIONS[released].bytes < 0.85 * devices * hardware.device.hbm_bytes
-        words_of = "weights as released:" if fits else "weights, as the released ones would not fit:"
-        weights = str(assume.take(None, released if fits else "int4", words_of))
-    mla = any(layer.attention and layer.attention.kind == "mla" for layer in model.layers)
-    experts = dense = {"fp8_any": "fp8_block", "fp8": "fp8_block"}.get(weights, weights)
-    if released.startswith("mxfp4") and weights != "bf16":
-        experts, dense = "mxfp4", "bf16"
-    elif weights in ("fp4", "nvfp4"):
-        split, whole = expert_parameters(model)
-        held = split * PRECISIONS["nvfp4"].bytes / devices + whole * PRECISIONS["bf16"].bytes
-        experts, dense = "nvfp4", "bf16" if mla and held < hardware.device.hbm_bytes else "nvfp4"
-    elif weights in ("mxfp4", "int4"):
-        dense = "bf16"
-    modelopt = stack == "trtllm" and released == "bf16" and weights in ("fp8", "fp8_any")
-    if modelopt:
-        experts = dense = "fp8"
-    narrow = modelopt or ("fp4" in peak and experts != "bf16")
-    kv = given.kv or ("fp8" if narrow and "fp8" in peak else "bf16")
-    found = {"experts": experts, "dense": dense, "dispatch": "bf16", "combine": "bf16", "kv": kv}
-    if experts == "nvfp4" and "fp4" not in peak:  # weight-only kernels of Marlin's kind know it as four bits
-        found |= {"experts": "mxfp4", "dense": "mxfp4" if dense == "nvfp4" else dense}
-    for key, activations in (("experts", "expert_activations"), ("dense", "activations")):
-        own = "mxfp8" if found[key] == "mxfp4" and "fp8" in peak and "fp4" in peak else None
-        wanted = PRECISIONS[own or found[key]]
-        if matmul_peak(PRECISIONS[found[key]], wanted) not in peak or (found[key] == "mxfp4" and own is None):
-            own = "bf16"
-        if own:
-            found[activations] = own
-    return found
 
 
 def routing(model: MoEModel, *, balanced: bool) -> dict[str, object]:
