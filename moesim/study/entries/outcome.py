@@ -170,14 +170,16 @@ def _step(data: Mapping[str, object]) -> Outcome:
     document = document_of(data)
     assembly = assemble(document)
     metrics = run_assembly(document, assembly).metrics
-    total, batch = float(metrics["step_time_s"]), assembly.batch
+    simulated, batch = float(metrics["step_time_s"]), assembly.batch
     decode = batch.phase == "decode"
+    host = stack_seconds(assembly.deployment, batch, data["overlap"]["kind"]) if decode else 0.0
+    total = simulated + host
     tokens = float(batch.sequences.sum() if decode else batch.tokens.sum())
     return Outcome(
         devices=assembly.deployment.cluster.ranks,
         node=node_size(assembly.deployment.cluster),
         total_s=total,
-        seconds=_exposed(metrics, total),
+        seconds=_exposed(metrics, simulated) | ({"host": host} if decode else {}),
         input_tokens=0.0 if decode else tokens,
         output_tokens=tokens if decode else 0.0,
         sequences=float(batch.sequences.sum()),
@@ -185,9 +187,23 @@ def _step(data: Mapping[str, object]) -> Outcome:
         tpot={"mean": total} if decode else {},
         ttft={} if decode else {"mean": total},
         peak_flops_per_s=assembly.deployment.machine.device.peak.get("bf16", 0.0),
-        low=float(metrics["step_time_low_s"]) / total,
-        high=float(metrics["step_time_high_s"]) / total,
+        low=(float(metrics["step_time_low_s"]) + host) / total,
+        high=(float(metrics["step_time_high_s"]) + host) / total,
     )
+
+
+def stack_seconds(deployment, batch, overlap: str) -> float:
+    """What a stack adds to a decode step of kernels: its host's fixed time and time a sequence, and the small kernels
+    that no cost model prices, as `moesim.serving.stack` has them fitted to serving runs. Each of overlapping
+    micro-batches launches its own. Stacks without constants take SGLang's."""
+    from moesim.serving.stack import kernel_counts
+    from moesim.spec.serving_constants import load_fitted
+    from moesim.workload.overlap import MICROBATCHES
+
+    stacks, counts = load_fitted().stacks, kernel_counts(deployment)
+    constants = stacks.get((deployment.machine.software or "").split(" ")[0], stacks["sglang"])
+    small = counts.layers * counts.unpriced * constants.kernel * MICROBATCHES.get(overlap, 1)
+    return constants.fixed + constants.sequence * float(batch.sequences.max()) + small
 
 
 def _exposed(metrics: Mapping[str, object], total: float) -> dict[str, float]:
