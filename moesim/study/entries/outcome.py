@@ -172,7 +172,8 @@ def _step(data: Mapping[str, object]) -> Outcome:
     metrics = run_assembly(document, assembly).metrics
     simulated, batch = float(metrics["step_time_s"]), assembly.batch
     decode = batch.phase == "decode"
-    host = stack_seconds(assembly.deployment, batch, data["overlap"]["kind"]) if decode else 0.0
+    exposed = float(metrics["exposed_communication_s"])
+    host = stack_seconds(assembly.deployment, batch, data["overlap"]["kind"], exposed) if decode else 0.0
     total = simulated + host
     tokens = float(batch.sequences.sum() if decode else batch.tokens.sum())
     return Outcome(
@@ -192,17 +193,20 @@ def _step(data: Mapping[str, object]) -> Outcome:
     )
 
 
-def stack_seconds(deployment, batch, overlap: str) -> float:
+def stack_seconds(deployment, batch, overlap: str, exposed_s: float) -> float:
     """What a stack adds to a decode step of kernels: its host's fixed time and time a sequence, and the small kernels
     that no cost model prices, as `moesim.serving.stack` has them fitted to serving runs. Each of overlapping
-    micro-batches launches its own. Stacks without constants take SGLang's."""
+    micro-batches launches its own, while the other's tokens are on the wire: `exposed_s`, in which ranks would compute
+    nothing, hides them. Stacks without constants take SGLang's."""
     from moesim.serving.stack import kernel_counts
     from moesim.spec.serving_constants import load_fitted
     from moesim.workload.overlap import MICROBATCHES
 
     stacks, counts = load_fitted().stacks, kernel_counts(deployment)
     constants = stacks.get((deployment.machine.software or "").split(" ")[0], stacks["sglang"])
-    small = counts.layers * counts.unpriced * constants.kernel * MICROBATCHES.get(overlap, 1)
+    small = counts.layers * counts.unpriced * constants.kernel
+    if overlap in MICROBATCHES:
+        small = max(small * MICROBATCHES[overlap] - exposed_s, 0.0)
     return constants.fixed + constants.sequence * float(batch.sequences.max()) + small
 
 
