@@ -49,6 +49,8 @@ def by_time(result: ServiceResult, column: str, percentile: float) -> tuple[np.n
     """(seconds [bin], percentile [bin] of a latency) of the requests of the run with one failure that finished, by when
     they were submitted; NaN where none was."""
     table = result.requests[(result.requests["status"] == "finished") & ~result.requests["warmup"]]
+    if table.empty:
+        return np.array([0.0, 1.0]), np.full(2, np.nan)
     edges = np.linspace(table["submitted_s"].min(), table["submitted_s"].max(), _BINS + 1)
     place = np.clip(np.digitize(table["submitted_s"], edges) - 1, 0, _BINS - 1)
     groups = [table[column][place == number].dropna() for number in range(_BINS)]

@@ -17,10 +17,9 @@ from pathlib import Path
 import numpy as np
 
 from moesim.errors import MoesimError
-from moesim.spec import library
 from moesim.spec.serving_assembly import serving_assembly
 from moesim.study.entries.documents import document_of
-from moesim.study.results.code import code_hash
+from moesim.study.results.inputs import Inputs
 
 PERCENTILES = (50, 90, 99)
 
@@ -222,25 +221,19 @@ def node_size(cluster) -> int:
 
 
 def digest(data: Mapping[str, object]) -> str:
-    """What an outcome depends on, as 20 hexadecimal digits: the data, the code, the model and the profile."""
+    """What an outcome depends on, as 20 hexadecimal digits: the data, the code, and every file that they name in turn
+    (profiles and those they are like, models, traces)."""
     plain = {key: value for key, value in data.items() if key not in ("expected", "description")}
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-    named = [("hardware", data.get("cluster", {}).get("hardware")), ("model", data.get("model"))]
-    files = "".join(_text(kind, str(name)) for kind, name in named)
-    return hashlib.sha256(f"{text}|{_code()}|{files}".encode()).hexdigest()[:20]
+    return hashlib.sha256(f"{_inputs().content_hash(document_of(plain))}|{_readers()}".encode()).hexdigest()[:20]
 
 
 @lru_cache(maxsize=1)
-def _code() -> str:
-    """Digest of what simulates, and of how outcomes are read off it; not of how entries are read."""
+def _inputs() -> Inputs:
+    return Inputs()
+
+
+@lru_cache(maxsize=1)
+def _readers() -> str:
+    """Digest of how outcomes are read off what was simulated; how entries are read makes no difference to them."""
     here = Path(__file__)
-    read = [here.read_bytes(), here.with_name("training_outcome.py").read_bytes()]
-    return code_hash() + hashlib.sha256(b"".join(read)).hexdigest()
-
-
-@lru_cache(maxsize=128)
-def _text(kind: str, name: str) -> str:
-    try:
-        return library.find(kind, name).read_text(encoding="utf-8")
-    except (MoesimError, OSError):
-        return name
+    return hashlib.sha256(here.read_bytes() + here.with_name("training_outcome.py").read_bytes()).hexdigest()

@@ -48,7 +48,7 @@ def serve_states(
             slow = tuple(Outage(server, 0.0, np.inf, slowdown) for server in range(slowed) if slowdown > 1)
             row |= _latencies(served, _serve(served, replace(fleet, pool=pool, outages=slow)))
         else:
-            row |= {"good_share": 0.0, "stopped": ""}
+            row |= {"good_share": 0.0, "requests": 0, "stopped": ""}
         rows.append(row)
     if progress is not None:
         progress(len(frequent), len(frequent))

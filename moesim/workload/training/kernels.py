@@ -147,4 +147,4 @@ def _beside(product: Span, streaming: np.ndarray) -> Span:
     factor = np.divide(seconds, product.seconds, out=np.ones_like(seconds), where=np.asarray(product.seconds) > 0)
     if np.ndim(seconds) == 0:
         factor = float(factor)
-    return product * factor
+    return replace(product * factor, kernels=product.kernels)

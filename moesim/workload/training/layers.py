@@ -96,7 +96,7 @@ class Layers:
         if shared is not None and not job.overlap.shared_expert:
             self._shared(chain, index, "shared_expert", shared.forward)
         self._compute(chain, "router", index, self._price(parts.router, layer).forward)
-        if not job.graphs:
+        if not job.graphs and job.capacity is None:  # buffers of a stated capacity need no look at the counts
             self._compute(chain, "routing_sync", index, ROUTING_SYNC)
         costs = self.experts.of(job, row, variant)
         beside = shared is not None and job.overlap.shared_expert

@@ -46,3 +46,11 @@ def test_dropping_shortens_the_step_and_is_reported(document):
 def test_a_capacity_of_nothing_is_refused(assembled):
     with pytest.raises(InvalidInput, match="factor"):
         assembled(capacity={"factor": 0})
+
+
+def test_a_stated_capacity_spares_the_look_at_the_counts(document):
+    """Eager and dropless, every MoE layer waits for the host; buffers of a fixed size need no counts."""
+    dropless = run_training(document(graphs=False)).metrics["breakdown_s"]
+    limited = run_training(document(graphs=False, capacity={"factor": 8.0})).metrics["breakdown_s"]
+    assert dropless["routing_sync"] > 0
+    assert "routing_sync" not in limited
