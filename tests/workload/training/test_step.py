@@ -143,7 +143,7 @@ def test_eager_parts_last_no_less_than_their_launches(assembled):
     replayed, eager = (run(assembled(**one, graphs=graphs)) for graphs in (True, False))
     job = assembled(**one).job
     before, after = breakdown_s(replayed[1]), breakdown_s(eager[1])
-    for kind, spread in {"router": 1e-6, "experts": 1e-3, "experts_weights": 1e-3}.items():  # loads differ by draw
+    for kind, spread in {"router": 1e-6, "experts": 1e-2, "experts_weights": 1e-2}.items():  # loads differ by draw
         of = replayed[0].spans[kind]
         often = before[kind] / of.seconds  # how often this part runs, over how often it was priced
         assert after[kind] == pytest.approx(often * max(of.seconds, of.kernels * EAGER_CALL_S), rel=spread)
