@@ -32,6 +32,10 @@ def capture(
     out: Annotated[Path, typer.Option("--out", "-o", help="Trace to write.")] = Path("trace.safetensors"),
     seed: Annotated[int, typer.Option("--seed", help="Seed of weights and batches.")] = 0,
     tokens: Annotated[int | None, typer.Option("--tokens", help="Most tokens to capture (transformers).")] = None,
+    token_ids: Annotated[
+        bool,
+        typer.Option("--token-ids", help="Record vocabulary ids too: they key caches of routes, and tell the text."),
+    ] = False,
     list_routers: Annotated[
         bool, typer.Option("--list-routers", help="List the routers of the reference model.")
     ] = False,
@@ -46,18 +50,24 @@ def capture(
         raise InvalidInput("say what to capture: one of --model, --miniature, --transformers with --text, --shipped")
     if transformers and text is None:
         raise InvalidInput("--transformers needs --text FILE, which the model reads")
+    if shipped and token_ids:
+        raise InvalidInput("--shipped remakes the captures as they ship, without --token-ids; write --miniature NAME")
     need_torch()
     progress = Progress()
     if transformers:
         from moesim.lab.transformers_capture import capture_transformers
 
-        written = [capture_transformers(transformers, text, out, max_tokens=tokens, rng_seed=seed, progress=progress)]
+        written = [
+            capture_transformers(
+                transformers, text, out, max_tokens=tokens, token_ids=token_ids, rng_seed=seed, progress=progress
+            )
+        ]
     elif shipped is None:
         from moesim.lab.miniatures import capture_miniature, miniature_of
         from moesim.spec.model_file import load_model
 
         wanted = miniature or miniature_of(load_model(model))
-        written = [capture_miniature(wanted, out, router=router, rng_seed=seed, progress=progress)]
+        written = [capture_miniature(wanted, out, router=router, token_ids=token_ids, rng_seed=seed, progress=progress)]
     else:
         from moesim.lab.miniatures import remake_shipped
 

@@ -27,13 +27,15 @@ def capture_miniature(
     out: str | Path,
     *,
     router: str | None = None,
+    token_ids: bool = False,
     rng_seed: int = 0,
     progress: Progress = silent,
 ) -> Path:
     """Train a miniature on the shipped text and write the routing of held-out text to `out`.
 
     miniature: the name of a shipped one, or what `miniature_of` made of a model. router: another router for it, one of
-    `ROUTERS`. Needs one to four CPU-minutes.
+    `ROUTERS`. token_ids: record the vocabulary ids too, by which caches of routes can be keyed. Needs one to four
+    CPU-minutes.
     Interrupted, it resumes from ``OUT.checkpoint`` when started again with the same arguments, and refuses the
     checkpoint of another run. Raises InvalidInput for an unknown name.
     """
@@ -47,7 +49,9 @@ def capture_miniature(
     out = Path(out)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint = out.with_name(f"{out.name}.checkpoint")
-    trace = trace_of_miniature(miniature, load_corpus(), rng_seed=rng_seed, checkpoint=checkpoint, progress=progress)
+    trace = trace_of_miniature(
+        miniature, load_corpus(), token_ids=token_ids, rng_seed=rng_seed, checkpoint=checkpoint, progress=progress
+    )
     write_trace(out, trace)
     checkpoint.unlink(missing_ok=True)
     return out
@@ -63,6 +67,7 @@ def trace_of_miniature(
     corpus: Corpus,
     *,
     rng_seed: int,
+    token_ids: bool = False,
     checkpoint: Path | None = None,
     progress: Progress = silent,
 ) -> RouterTrace:
@@ -92,6 +97,7 @@ def trace_of_miniature(
         metadata=described
         | {"choice_by": choice_by(miniature.config.router)}
         | {"held_out_cross_entropy_nats": round(captured.loss, 4)},
+        token_ids=sequences[:, :-1].ravel() if token_ids else None,
         **captured.arrays,
     )
 

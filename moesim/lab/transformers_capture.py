@@ -31,6 +31,7 @@ def capture_transformers(
     length: int = 512,
     batch: int = 4,
     max_tokens: int | None = None,
+    token_ids: bool = False,
     rng_seed: int = 0,
     progress: Progress = silent,
 ) -> Path:
@@ -39,6 +40,7 @@ def capture_transformers(
     config_or_path: a ``config.json``, or a local directory with a config and perhaps weights and a tokenizer. Without
     weights they are drawn from `rng_seed` and the trace says so: random weights route with skew but without locality.
     Without a tokenizer the bytes of the text are the tokens. length, batch: tokens a sequence, sequences a pass.
+    token_ids: record the vocabulary ids too, from which the text can be rebuilt.
     Raises InvalidInput for unreadable files, a text shorter than one sequence, or a model without routers.
     """
     directory = Path(config_or_path)
@@ -72,6 +74,7 @@ def capture_transformers(
         labels=(Path(text_file).stem,) * sequences,
         source=f"forward pass of {type(model).__name__} with {weights} weights",
         metadata={"model": type(model).__name__, "weights": weights, "length": length, "seed": rng_seed},
+        token_ids=rows.numpy().ravel() if token_ids else None,
         **recorder.arrays(),
     )
     return write_trace(out, trace)

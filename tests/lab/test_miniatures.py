@@ -9,12 +9,13 @@ import torch
 import moesim.routing
 from moesim.errors import InvalidInput
 from moesim.lab import miniatures
-from moesim.lab.corpus import text_digest
+from moesim.lab.corpus import held_out_sequences, text_digest
 from moesim.lab.reference import ReferenceModel
 from moesim.lab.training import Schedule
 from moesim.model.architecture import Attention, Experts, Layer, MoEModel
 from moesim.routing.health import moments
 from moesim.routing.replay import select_sequences
+from moesim.routing.route_cache import measure_route_cache
 from moesim.routing.trace import open_trace
 
 CAPTURES = Path(moesim.routing.__file__).parent / "captures"
@@ -39,6 +40,17 @@ def test_a_capture_is_written_with_its_story(tiny, tmp_path):
     assert trace.metadata["schedule"]["steps"] == 60
     assert not trace.synthetic
     assert [path.name for path in tmp_path.iterdir()] == ["tiny.safetensors"]
+
+
+def test_ids_of_tokens_are_recorded_where_asked_for_and_key_a_cache_of_routes(tiny, corpus, tmp_path):
+    plain = open_trace(miniatures.capture_miniature("tiny", tmp_path / "plain.safetensors"))
+    trace = open_trace(miniatures.capture_miniature("tiny", tmp_path / "ids.safetensors", token_ids=True))
+    assert plain.token_ids is None
+    np.testing.assert_array_equal(trace.ids, plain.ids)
+    sequences, _ = held_out_sequences(corpus, length=16, tokens_per_domain=64)
+    np.testing.assert_array_equal(trace.token_ids, sequences[:, :-1].ravel())
+    known = measure_route_cache(trace, trace, key="token", entries=1000)
+    assert known.hit_rate == (1.0, 1.0)  # learned and judged on the same tokens
 
 
 def test_an_interrupted_capture_leaves_a_checkpoint_and_resumes_to_the_same_bytes(tiny, tmp_path):

@@ -133,3 +133,11 @@ def test_bad_files_are_explained(tmp_path, text):
         capture_transformers(config, text, tmp_path / "t.safetensors")
     with pytest.raises(InvalidInput, match="no such file"):
         capture_transformers(tmp_path / "absent", text, tmp_path / "t.safetensors")
+
+
+def test_vocabulary_ids_are_recorded_only_where_asked_for(tmp_path, text):
+    config = write_config(tmp_path, next(iter(CONFIGS)))
+    plain = open_trace(capture_transformers(config, text, tmp_path / "a.safetensors", length=32))
+    trace = open_trace(capture_transformers(config, text, tmp_path / "b.safetensors", length=32, token_ids=True))
+    assert plain.token_ids is None
+    assert trace.token_ids.tolist() == list(text.read_bytes()[: trace.tokens])
