@@ -21,6 +21,7 @@ from moesim.study.entries.predict import Prediction
 from moesim.study.entries.reading import grows_with_time, read
 
 FOLDS = ("entry", "model", "hardware", "source")
+FEWEST = 10  # figures whose errors tell an interval; stacks with fewer have that of all that do the same kind of run
 PARTS = 10  # of the figures, left out in turn to see how well unseen figures of known sources are predicted
 # Those of training: found on whole models, hardware and sources left out (docs/measured-tables.md).
 SPREADS: Mapping[str, Spreads] = {TRAINING: Spreads(all=0.4, stack=0.1, format=0.1, constants=1.0, own=0.1, source=0.4)}
@@ -67,18 +68,24 @@ def _figure(case: Case, outcome: Outcome, value: float, source: str) -> Figure:
 
 def fit_calibration(found: Sequence[Figure]) -> tuple[Calibration, dict[str, dict[str, dict[str, float]]]]:
     """(calibration, errors by stack and fold): fits all figures, and again without each part of them (``entry``), each
-    model, hardware and source. ``any RUN`` and ``any FORMAT`` sum up and stand in for stacks that no figure has."""
+    model, hardware and source. ``any RUN`` and ``any FORMAT`` sum up and stand in for stacks that no figure has;
+    ``all`` has the errors of every figure."""
     whole = _fit_all(found)
     held = {by: held_out(found, by) for by in FOLDS}
     inside = np.array([_error(figure, whole) for figure in found])
-    stacks, errors = {}, {}
+
+    def told(rows: list[int]) -> dict[str, dict[str, float]]:
+        return {"in sample": summary(inside[rows])} | {f"unseen {by}": summary(held[by][rows]) for by in FOLDS}
+
+    stacks, errors = {}, {"all": told(list(range(len(found))))}
     for name, fitted in whole.stacks.items():
         rows = [row for row, figure in enumerate(found) if _belongs(figure, name)]
         if rows:
-            both = np.concatenate([held["model"][rows], held["hardware"][rows]])
+            run = f"any {found[rows[0]].run}"
+            enough = rows if len(rows) >= FEWEST else [row for row, f in enumerate(found) if _belongs(f, run)]
+            both = np.concatenate([held["model"][enough], held["hardware"][enough]])
             fitted = replace(fitted, interval=interval(both), entries=len(rows))
-            unseen = {f"unseen {by}": summary(held[by][rows]) for by in FOLDS}
-            errors[name] = {"in sample": summary(inside[rows])} | unseen
+            errors[name] = told(rows)
         stacks[name] = fitted
     return Calibration(stacks, whole.sources), errors
 
@@ -145,6 +152,10 @@ def interval(errors: np.ndarray) -> tuple[float, float]:
     return float(round(min(low, 0.97), 4)), float(round(max(high, 1.03), 4))
 
 
+def _rounded(errors: Mapping[str, Mapping[str, float]]) -> dict[str, dict[str, float]]:
+    return {by: {name: round(value, 3) for name, value in found.items()} for by, found in errors.items()}
+
+
 def calibration_text(calibration: Calibration, errors: dict, *, source: str, date: str) -> str:
     """The file of a calibration."""
     head = (
@@ -163,7 +174,7 @@ def calibration_text(calibration: Calibration, errors: dict, *, source: str, dat
             "interval": list(kept.interval),
         }
         if name in errors:
-            stacks[name]["errors"] = {by: {k: round(v, 3) for k, v in e.items()} for by, e in errors[name].items()}
-    data = {"source": source, "date": date, "stacks": stacks}
+            stacks[name]["errors"] = _rounded(errors[name])
+    data = {"source": source, "date": date, "errors": _rounded(errors["all"]), "stacks": stacks}
     data["sources"] = {run: dict(factors) for run, factors in sorted(calibration.sources.items())}
     return head + yaml.safe_dump(data, sort_keys=False, width=118)

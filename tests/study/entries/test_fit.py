@@ -105,3 +105,12 @@ def test_a_calibration_is_written_and_read_back(tmp_path):
 def test_a_source_scales_the_time():
     assert Factors(source=1.2).scale(outcome(1, 1, 1), None) == pytest.approx(1.2)
     assert Calibration().of("x load", "y").scale(outcome(1, 1, 1), 1.0) == 1.0
+
+
+def test_a_stack_of_few_figures_has_the_interval_of_its_kind_of_run():
+    found = [figure(n, SHARES[n % 6], model="ab"[n // 6 % 2]) for n in range(24)]
+    few = [figure(30 + n, SHARES[n], model="ab"[n % 2], stack="maxtext bf16") for n in range(3)]
+    calibration, errors = fit_calibration([*found, *few])
+    assert calibration.of("maxtext bf16").entries == 3
+    assert calibration.of("maxtext bf16").interval == calibration.of("any training").interval
+    assert set(errors["all"]) == set(errors["maxtext bf16"])
