@@ -130,7 +130,7 @@ def job_of(entry: Entry, assume: Assumptions) -> Job:
         microbatch=words.labelled(entry.batch, "mbs", "micro ?batch(?: size)?") or 1,
         sequence=int(assume.take(sequence, SEQUENCE, "tokens a sequence:")),
         balanced=stack in BENCHMARKED
-        or occurs(r"balanced|random|token-?drop|capacity|dropped", lower.replace("dropless", "")),
+        or occurs(r"\bbalanced|random|token-?drop|capacity|dropped", lower.replace("dropless", "")),
         mtp=not occurs(r"w/o mtp|without mtp|no mtp", lower) and stack in ("megatron", "deepseek"),
         released=words.version(software_of(entry)),
     )

@@ -35,6 +35,7 @@ def test_a_job_is_read_off_its_texts():
 def test_routing_is_a_capture_but_for_benchmarks_and_forced_balance():
     unknown = {"note": "", "software": ""}
     assert case(**unknown).document["routing"]["kind"] == "trace"
+    assert case(note="imbalanced experts", software="").document["routing"]["kind"] == "trace"
     assert case(**unknown, model="Qwen3 30B (tokendrop)").document["routing"]["kind"] == "balanced"
     assert case(note="use_random_routing=True", software="").document["routing"]["kind"] == "balanced"
     assert case(note="").document["routing"]["kind"] == "balanced"  # Megatron's recipes
