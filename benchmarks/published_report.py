@@ -9,7 +9,6 @@ python benchmarks/published_report.py PUBLISHED.yaml --scenarios  # write scenar
 from __future__ import annotations
 
 import sys
-import time
 from datetime import date
 from pathlib import Path
 
@@ -59,9 +58,8 @@ def main(path: str, options: set[str]) -> None:
     entries, table = read_entries(path)
     rows = [row for row, entry in enumerate(entries) if entry.kind in CONVERTED_KINDS]
     entries, table = [entries[row] for row in rows], table.iloc[rows].reset_index(drop=True)
-    runner, begin = Runner(cache_folder()), time.process_time()
-    plain = predict_entries(entries, runner, Calibration(), progress=_progress)
-    seconds = time.process_time() - begin
+    runner = Runner(cache_folder())
+    plain = predict_entries(entries, runner, Calibration(), progress=_progress, jobs=2)
     fitted_runs = {option.partition("=")[2] for option in options if option.split("=")[0] == "--fit"}
     if fitted_runs:
         fit(plain, table, fitted_runs - {""})
@@ -71,7 +69,7 @@ def main(path: str, options: set[str]) -> None:
     predicted, simulated = (_joined(table, found) for found in (fitted, plain))
     draw_published(predicted, ROOT / "reports" / "figures" / "published.png")
     gaps = routing_gaps(entries, plain, runner)
-    (ROOT / "reports" / "published.md").write_text(report(predicted, simulated, gaps, seconds), encoding="utf-8")
+    (ROOT / "reports" / "published.md").write_text(report(predicted, simulated, gaps), encoding="utf-8")
 
 
 def fit(plain: list[Prediction], table: pd.DataFrame, runs: set[str]) -> None:
@@ -135,7 +133,7 @@ def routing_gaps(entries: list[Entry], found: list[Prediction], runner: Runner) 
     return gaps
 
 
-def report(predicted: pd.DataFrame, simulated: pd.DataFrame, gaps: list, seconds: float) -> str:
+def report(predicted: pd.DataFrame, simulated: pd.DataFrame, gaps: list) -> str:
     known, plain = with_errors(predicted), with_errors(simulated)
     size, raw = known["error"].abs(), plain["error"].abs()
     ranks = rank_correlations(predicted)
@@ -143,10 +141,9 @@ def report(predicted: pd.DataFrame, simulated: pd.DataFrame, gaps: list, seconds
         "# Published figures: predicted beside what was printed",
         "",
         f"{len(predicted)} published figures of training and inference; {converted_share(predicted):.1%} state enough",
-        f"to become a scenario, which took {seconds:.0f} s of CPU to simulate (little where outcomes were cached).",
-        "Nothing is dropped for its error. `python benchmarks/published_report.py PUBLISHED.yaml --fit --scenarios`",
-        "makes this page, the calibration and [scenarios/published](../scenarios/published); docs/measured-tables.md",
-        "says how.",
+        "to become a scenario; nothing is dropped for its error.",
+        "`python benchmarks/published_report.py PUBLISHED.yaml --fit --scenarios` makes this page, the calibration and",
+        "[scenarios/published](../scenarios/published); docs/measured-tables.md says how.",
         "",
         "| | median error | P90 | median Spearman within a source and unit |",
         "|---|---|---|---|",

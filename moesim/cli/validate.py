@@ -40,6 +40,7 @@ def validate(
     device: Annotated[
         str | None, typer.Option("--device", help="With --local: cpu or cuda; the machine's best by default.")
     ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Processes for lists of published figures.")] = 2,
     json: JsonOption = False,
 ) -> None:
     """Predict the rows of measured tables and say how good the predictions are."""
@@ -61,7 +62,7 @@ def validate(
             validate_scenarios(path, out=_target(path, paths, out), json=json)
             continue
         if path.suffix in (".yaml", ".yml"):
-            validate_published(path, out=_target(path, paths, out), json=json)
+            validate_published(path, out=_target(path, paths, out), json=json, jobs=jobs)
             continue
         table = read_table(path)
         target = _target(path, paths, out)

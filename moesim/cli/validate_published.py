@@ -10,7 +10,7 @@ from moesim.cli.validate_serving import cache_folder
 _NUMBERS = ("entries", "predicted", "median_ape", "p90_ape", "bias", "spearman", "coverage")
 
 
-def validate_published(path: Path, *, out: Path | None, json: bool) -> None:
+def validate_published(path: Path, *, out: Path | None, json: bool, jobs: int = 1) -> None:
     """Predict every entry of a list of published figures, write the table to `out`, say how good predictions are.
 
     Resumable: outcomes of finished scenarios stay in the user's cache folder.
@@ -23,7 +23,9 @@ def validate_published(path: Path, *, out: Path | None, json: bool) -> None:
     entries, table = read_entries(path)
     show = Progress()
     runner = Runner(cache_folder())
-    predicted = predict_table(entries, table, runner, progress=lambda done, total: show("entries", done, total))
+    predicted = predict_table(
+        entries, table, runner, progress=lambda done, total: show("entries", done, total), jobs=jobs
+    )
     if out is not None:
         save_table(predicted, out)
     judged = predicted[predicted["kind"].isin(CONVERTED_KINDS)]

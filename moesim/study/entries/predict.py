@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -139,15 +139,26 @@ def predict_entries(
     runner: Runner,
     calibration: Calibration | None = None,
     progress: Callable[[int, int], None] | None = None,
+    jobs: int = 1,
 ) -> list[Prediction]:
-    """Predictions in the order of the entries. progress: called with (entries done, entries)."""
+    """Predictions in the order of the entries. progress: called with (entries done, entries). jobs: processes, which
+    share the runner's folder of outcomes."""
     calibration = calibration or load_calibration()
     found = []
-    for done, entry in enumerate(entries, start=1):
-        found.append(predict_entry(entry, runner, calibration))
+    for done, prediction in enumerate(_each(entries, runner, calibration, jobs), start=1):
+        found.append(prediction)
         if progress is not None:
             progress(done, len(entries))
     return found
+
+
+def _each(entries: Sequence[Entry], runner: Runner, calibration: Calibration, jobs: int) -> Iterator[Prediction]:
+    if jobs == 1:
+        return (predict_entry(entry, runner, calibration) for entry in entries)
+    from joblib import Parallel, delayed
+
+    tasks = (delayed(predict_entry)(entry, runner, calibration) for entry in entries)
+    return Parallel(n_jobs=jobs, return_as="generator")(tasks)
 
 
 def predict_table(
@@ -156,9 +167,10 @@ def predict_table(
     runner: Runner,
     calibration: Calibration | None = None,
     progress: Callable[[int, int], None] | None = None,
+    jobs: int = 1,
 ) -> pd.DataFrame:
     """The table of `entry.read_entries` with `ADDED` columns, one row an entry of any kind."""
-    found = predict_entries(entries, runner, calibration, progress)
+    found = predict_entries(entries, runner, calibration, progress, jobs)
     added = {name: [getattr(p, name) for p in found] for name in ADDED}
     result = table.assign(**added)
     kernels = predict_kernels(entries, load_profile).set_index("id")

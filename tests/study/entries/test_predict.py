@@ -37,11 +37,12 @@ FIGURES = [
 ]  # fmt: skip
 
 
-def _predict(tmp_path, figures):
+def _predict(tmp_path, figures, jobs=1):
     path = tmp_path / "figures.yaml"
+    path.parent.mkdir(exist_ok=True)
     path.write_text(yaml.safe_dump(figures))
     entries, table = read_entries(path)
-    return predict_table(entries, table, Runner(tmp_path / "cache"))
+    return predict_table(entries, table, Runner(tmp_path / "cache"), jobs=jobs)
 
 
 def test_every_entry_has_a_row_and_a_prediction_or_a_reason(tmp_path):
@@ -63,6 +64,12 @@ def test_predictions_do_not_depend_on_values(tmp_path):
     for other in (changed, without):
         found = _predict(tmp_path, other)
         pd.testing.assert_frame_equal(with_values.drop(columns="value"), found.drop(columns="value"))
+
+
+def test_processes_share_the_work_and_change_nothing(tmp_path):
+    together = _predict(tmp_path / "two", FIGURES, jobs=2)
+    pd.testing.assert_frame_equal(together, _predict(tmp_path / "one", FIGURES))
+    assert len(list((tmp_path / "two" / "cache").glob("published-*.json"))) == 1
 
 
 def test_an_interrupted_run_goes_on_from_its_cache(tmp_path):
