@@ -14,14 +14,15 @@ STREAM_SHARE = 0.8
 STREAM_INTERVAL = (0.8, 1.4)
 
 
-def memory_bound(machine: Machine, moved_bytes: object, *, kernels: int = 1) -> Cost:
-    """Cost of streaming ``moved_bytes`` (read + written, any shape) through HBM in ``kernels`` launches.
+def memory_bound(machine: Machine, moved_bytes: object, *, kernels: object = 1) -> Cost:
+    """Cost of streaming ``moved_bytes`` (read + written, any shape) through HBM in ``kernels`` launches (a
+    number, or one for each).
 
     t = kernels·t0 + bytes / (0.8·BW). Valid from 0 bytes; a working set that stays in the last-level cache is faster,
     which the interval does not cover. Zero bytes cost nothing: the kernel is not launched.
     """
     moved = np.asarray(moved_bytes, dtype=float)
-    fixed = kernels * KERNEL_S
+    fixed = np.asarray(kernels) * KERNEL_S
     stream = moved / (STREAM_SHARE * machine.device.hbm_bytes_per_s)
     seconds = np.where(moved > 0, fixed + stream, 0.0)
     low = np.maximum(seconds * STREAM_INTERVAL[0], moved / machine.device.hbm_bytes_per_s)

@@ -243,4 +243,5 @@ def _job(
         windows=work.windows,
         fidelity=scenario.network.fidelity,
         graphs=scenario.graphs,
+        grouped_gemm=scenario.grouped_gemm,
     )

@@ -106,7 +106,9 @@ class TrainingScenario(Spec):
     """One simulated training step. See docs/training.md for a tour of the keys.
 
     graphs: kernels are replayed from captured graphs; false = the host launches each, and reads the routing of every
-    layer before it can go on.
+    layer before it can go on; partial = it launches those of the routed experts alone (Megatron's scopes attn,
+    moe_router, moe_preprocess). grouped_gemm: the experts' products are one kernel, or one each, as Transformer Engine
+    calls cuBLAS.
     """
 
     description: str = ""
@@ -125,7 +127,8 @@ class TrainingScenario(Spec):
     capacity: Capacity | None = None
     network: Network = Network()
     memory: TrainingMemory = TrainingMemory()
-    graphs: bool = True
+    graphs: bool | Literal["partial"] = True
+    grouped_gemm: Literal["fused", "per_expert"] = "fused"
     software: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     expected: Expected | None = None

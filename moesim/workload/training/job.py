@@ -56,7 +56,8 @@ class Job:
     data-parallel rank works on at once; microbatches: of each replica in a step. windows: distinct draws of routing.
     capacity: of experts that drop what they have no room for; its ``batch`` is a microbatch of an
     expert-parallel group.
-    graphs: kernels are replayed from captured graphs, so that no launch of the host shows.
+    graphs: kernels are replayed from captured graphs, so that no launch of the host shows; ``partial``: all but those
+    of the routed experts. grouped_gemm: the experts' products are one kernel (``fused``), or one each (``per_expert``).
     """
 
     model: MoEModel
@@ -81,7 +82,8 @@ class Job:
     windows: int = 4
     capacity: Limit | None = None
     fidelity: str = "coflow"
-    graphs: bool = True
+    graphs: bool | str = True
+    grouped_gemm: str = "fused"
 
     @property
     def tokens(self) -> int:
@@ -97,6 +99,10 @@ class Job:
     def step_tokens(self) -> int:
         """Tokens of one step of the whole job."""
         return self.microbatches * self.microbatch * self.sequence * self.parallelism.attention_dp
+
+    def captured(self, kind: str) -> bool:
+        """Whether the kernels of a kind of operation come from captured graphs."""
+        return self.graphs is True or (self.graphs == "partial" and not kind.startswith("experts"))
 
     def layers(self, virtual_stage: int) -> range:
         """Model layers of a virtual stage; its multi-token-prediction modules are numbered behind the last layer."""

@@ -96,7 +96,7 @@ class Layers:
         if shared is not None and not job.overlap.shared_expert:
             self._shared(chain, index, "shared_expert", shared.forward)
         self._compute(chain, "router", index, self._price(parts.router, layer).forward)
-        if not job.graphs and job.capacity is None:  # buffers of a stated capacity need no look at the counts
+        if job.graphs is not True and job.capacity is None:  # buffers of a stated capacity need no look at the counts
             self._compute(chain, "routing_sync", index, ROUTING_SYNC)
         costs = self.experts.of(job, row, variant)
         beside = shared is not None and job.overlap.shared_expert
@@ -251,7 +251,7 @@ class Layers:
         chain.communicate(f"expert_{kind}", index, transfer)
 
     def _compute(self, chain: Chain, kind: str, layer: int, cost: Span, *waits: str) -> None:
-        chain.compute(kind, layer, launched(self.job, cost), *waits)
+        chain.compute(kind, layer, launched(self.job, cost, self.job.captured(kind)), *waits)
         if np.max(cost.seconds) > 0:
             mean = cost.each(lambda part: float(np.mean(part)))
             self.spans[kind] = self.spans.get(kind, Span()) + mean

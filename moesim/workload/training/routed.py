@@ -20,6 +20,10 @@ from moesim.workload.training import parts
 from moesim.workload.training.job import Job
 from moesim.workload.training.kernels import BF16, Passes, Span, cast, moving, padded_rows, products, streamed
 
+# Experts one by one have their operands cast one by one, before each of two products: the amax of a tensor, or the
+# layout of block scales that the product wants, and the cast itself (Transformer Engine: split_quantize, swizzle).
+_CAST_KERNELS = 2 * 2
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Draws:
@@ -145,6 +149,7 @@ def _experts(
     hidden, ffn = job.model.expert_hidden, experts.ffn // job.parallelism.expert_tp
     width = (1 + experts.gated) * ffn
     narrow = job.formats.experts[1]
+    often = _CAST_KERNELS * touched if job.grouped_gemm == "per_expert" else 1
     up = products(job, rows, width, hidden, *job.formats.experts, touched)
     down = products(job, rows, hidden, ffn, *job.formats.experts, touched)
     # Tokens that were dispatched in the experts' own format arrive cast, along one axis; the other copy is still made.
@@ -152,7 +157,8 @@ def _experts(
     # Gates weigh the inner activations, so that the way back moves gradients alone.
     combine = streamed(job, (entering + pairs) * hidden * BF16.bytes, (entering + pairs) * hidden * BF16.bytes)
     casts = Passes(
-        moving(cast(job, pairs * (hidden + ffn), narrow)), moving(cast(job, pairs * (width + hidden), narrow))
+        moving(cast(job, pairs * (hidden + ffn), narrow, often), often),
+        moving(cast(job, pairs * (width + hidden), narrow, often), often),
     )
     activation = parts.activation(job, pairs, ffn, experts.gated)
     return permute + up + activation + down + combine + casts, activation

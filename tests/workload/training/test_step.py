@@ -154,6 +154,29 @@ def test_eager_parts_last_no_less_than_their_launches(assembled):
     assert "routing_sync" not in before
 
 
+def test_graphs_may_leave_out_the_experts_alone(assembled):
+    one = {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16, "workload__sequence": 64}
+    replayed, partial, eager = (breakdown_s(run(assembled(**one, graphs=g))[1]) for g in (True, "partial", False))
+    for kind in ("attention", "attention_backward", "router", "shared_expert"):
+        assert partial[kind] == pytest.approx(replayed[kind], rel=1e-9)
+    for kind in ("experts", "experts_backward", "experts_weights", "routing_sync"):
+        assert partial[kind] == pytest.approx(eager[kind], rel=1e-9)
+    assert partial["experts"] > replayed["experts"]
+
+
+def test_experts_one_by_one_are_launched_one_by_one(assembled):
+    """Two products of 16 experts and the casts of their operands, two launches each, beside three other passes."""
+    one = {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16, "workload__sequence": 2048}
+    one |= {"routing": {"kind": "balanced"}, "grouped_gemm": "per_expert"}
+    narrow = {"experts": "fp8", "dense": "bf16", "dispatch": "bf16", "combine": "bf16"}
+    fused, wide, cast = (
+        run(assembled(**one | changes))[0].spans["experts"].kernels
+        for changes in ({"grouped_gemm": "fused"}, {}, {"precision": narrow})
+    )
+    assert wide / fused == pytest.approx((2 * 16 + 3) / (2 + 3))
+    assert cast / fused == pytest.approx((2 * 16 + 3 + 2 * 2 * 16) / (2 + 3))
+
+
 def test_large_microbatches_hide_their_launches(assembled):
     one = {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16, "workload__sequence": 8192}
     replayed, eager = (breakdown_s(run(assembled(**one, graphs=graphs))[1]) for graphs in (True, False))
