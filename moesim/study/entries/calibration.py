@@ -1,7 +1,8 @@
 """What a stack's published figures say about it beyond the simulation: factors on the times of each kind of work.
 
-    calibrated = source · exp(ageing · age)
-        · (Σ_kind factor_kind · simulated_kind + host_s · layer passes + expert_s · expert passes + scan_s · scans)
+    calibrated = source · exp(ageing · age) · ((device² + host²)^½ + scan_s · scans) · (1 + factor_bubble · b)
+    device = Σ_kind factor_kind · simulated_kind, without the bubble;  b = simulated bubble over all the rest
+    host = host_s · layer passes + expert_s · expert passes
 
 One set of factors a stack and kind of run (``megatron fp8``, ``trtllm load``), one factor a source, none for a single
 entry; the file `calibration.yaml` beside this module holds them with the number of entries and the errors on held-out
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import yaml
 
 from moesim.hardware.precision import PRECISIONS
@@ -26,13 +28,14 @@ from moesim.study.entries.outcome import Outcome
 SHIPPED = Path(__file__).with_name("calibration.yaml")
 REFERENCE = 2026.25  # years; ages are counted to April 2026, as those of serving stacks are
 TRAINING = "training"  # the kind of run of stacks whose second word is a format
+BUBBLE = "bubble"  # the kind of work that stretches with all others: a pipeline's
 UNCALIBRATED = (0.6, 1.7)  # factors on a prediction that hold about 80 % of published figures without any fit
 
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """factors: by kind of work, 1 where none is stated. host_s: seconds of each pass of a layer forward and back beyond
-    its kernels (launches, small kernels). scan_s: seconds that training takes for 10^12 elements of states of linear
+    """factors: by kind of work, 1 where none is stated. host_s: seconds that the host takes for each pass of a layer
+    forward and back, beside the device. scan_s: seconds that training takes for 10^12 elements of states of linear
     attention and Mamba, whose scans have no measured kernel to be priced by. ageing: log slowdown a year of older
     releases. interval: factors on a predicted time that hold 80 % of held-out figures. entries: figures that the fit
     saw. source: factor of the source of the figure. expert_s: seconds of each local expert in a pass of a layer, whose
@@ -52,9 +55,16 @@ class Factors:
         total = sum(outcome.seconds.values())
         if total <= 0:
             return 1.0
-        scaled = sum(self.factors.get(kind, 1.0) * seconds for kind, seconds in outcome.seconds.items())
-        scaled += self.host_s * outcome.passes + self.expert_s * outcome.expert_passes + self.scan_s * outcome.scans
+        weighted = {kind: self.factors.get(kind, 1.0) * seconds for kind, seconds in outcome.seconds.items()}
+        bubble = weighted.pop(BUBBLE, 0.0) / max(total - outcome.seconds.get(BUBBLE, 0.0), 1e-12)
+        host = self.host_s * outcome.passes + self.expert_s * outcome.expert_passes
+        scaled = float(combined(sum(weighted.values()), host, self.scan_s * outcome.scans, bubble))
         return scaled / total * math.exp(self.ageing * (age or 0.0)) * self.source
+
+
+def combined(device: np.ndarray, host: np.ndarray, scan: np.ndarray, bubble: np.ndarray) -> np.ndarray:
+    """Seconds of a step out of those of the device, of the host beside it and of scans; bubble: over all of them."""
+    return (np.hypot(device, host) + scan) * (1 + bubble)
 
 
 @dataclass(frozen=True, slots=True)

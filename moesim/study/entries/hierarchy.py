@@ -2,8 +2,13 @@
 
 Of a published figure the logarithm of the factor that its simulated time wants is explained by
 
-    ln Σ_k e^θ_k · share_k + (host · passes + expert · expert passes + scan · scans) / total
+    ln (device² + host²)^½ + scan · scans / total   plus   ln (1 + e^θ_bubble · bubble / (1 − bubble))
         plus   ageing · age   plus   u_source
+    device = Σ_k e^θ_k · share_k, without the bubble;  host = (host · passes + expert · expert passes) / total
+
+A host launches while the device computes, so that the longer of both shows, rounded as products and their traffic are
+(`moesim.cost.gemm`); it waits for the device wherever it reads routing, which is why the shorter one shows at all. A
+pipeline's bubble is as many passes long whatever a pass takes, so that it stretches with them.
 
 θ_k = all + stack + format: the format of the products has terms of its own for kinds of work that multiply matrices in
 it (`BY_FORMAT`) alone; launches, exchanges, bubbles and ageing are those of the stack, whatever the format. host,
@@ -20,6 +25,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesim.cost.launch import EAGER_CALL_S
+from moesim.study.entries.calibration import BUBBLE, combined
 from moesim.study.entries.outcome import Outcome
 
 LOSS_SCALE = 0.12  # of log errors; beyond it a figure counts linearly
@@ -111,30 +117,44 @@ class _Problem:
             self._design[used, column[name] if level != "source" else len(column), position] = 1.0
         total = np.array([sum(row.outcome.seconds.values()) for row in rows])
         amounts = [[row.outcome.seconds.get(kind, 0.0) for kind in self.kinds] for row in rows]
-        amounts = np.array(amounts).reshape(len(rows), len(self.kinds))
-        self._rest = 1 - amounts.sum(axis=1) / total
+        amounts = np.array(amounts).reshape(len(rows), len(self.kinds)) / total[:, None]
+        self._rest = 1 - amounts.sum(axis=1)
+        bubble = np.array([kind == BUBBLE for kind in self.kinds], dtype=bool)
+        amounts[:, bubble] /= 1 - amounts[:, bubble]
         passes = CENTRE[HOST] * np.array([row.outcome.passes for row in rows])
         experts = CENTRE[EXPERT] * np.array([row.outcome.expert_passes for row in rows])
         scans = CENTRE[SCAN] * np.array([row.outcome.scans for row in rows])
-        self._shares = np.column_stack([amounts, passes, experts, scans]) / total[:, None]
+        self._shares = np.column_stack([amounts, np.column_stack([passes, experts, scans]) / total[:, None]])
+        # Which columns of shares are of the device, the host, scans and the bubble.
+        of = np.array([*np.where(bubble, "bubble", "device"), "host", "host", "scan"])
+        self._of = {name: of == name for name in ("device", "host", "scan", "bubble")}
         self._age = np.array([row.age for row in rows])
         self._wanted = np.log([row.wanted for row in rows])
 
     def _parts(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(weighted shares [row, exponent], their sum with the rest [row], ageing [row], source [row])."""
+        """(weighted shares [row, exponent], their sums of each kind [kind, row], ageing [row], source [row])."""
         exponents = self._design @ x
         weighted = self._shares * np.exp(exponents[:, :-2])
-        ageing = CENTRE[AGEING] * np.exp(exponents[:, -2])
-        return weighted, weighted.sum(axis=1) + self._rest, ageing, exponents[:, -1]
+        sums = np.array([weighted[:, columns].sum(axis=1) for columns in self._of.values()])
+        sums[0] = np.maximum(sums[0] + self._rest, 1e-9)
+        return weighted, sums, CENTRE[AGEING] * np.exp(exponents[:, -2]), exponents[:, -1]
 
     def residuals(self, x: np.ndarray) -> np.ndarray:
-        _, scaled, ageing, source = self._parts(x)
-        missed = np.log(np.maximum(scaled, 1e-9)) + ageing * self._age + source - self._wanted
+        _, sums, ageing, source = self._parts(x)
+        missed = np.log(combined(*sums)) + ageing * self._age + source - self._wanted
         return np.concatenate([missed / LOSS_SCALE, x / self._widths])
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
-        weighted, scaled, ageing, _ = self._parts(x)
-        slopes = np.column_stack([weighted / scaled[:, None], ageing * self._age, np.ones(self._count)])
+        weighted, (device, host, scan, bubble), ageing, _ = self._parts(x)
+        beside = np.hypot(device, host)
+        kinds = {
+            "device": device / beside / (beside + scan),
+            "host": host / beside / (beside + scan),
+            "scan": 1 / (beside + scan),
+            "bubble": 1 / (1 + bubble),
+        }
+        slopes = weighted * sum(slope[:, None] * self._of[name] for name, slope in kinds.items())
+        slopes = np.column_stack([slopes, ageing * self._age, np.ones(self._count)])
         figures = np.einsum("re,ret->rt", slopes, self._design) / LOSS_SCALE
         return np.concatenate([figures, np.diag(1 / self._widths)])
 

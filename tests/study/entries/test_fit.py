@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from moesim.study.entries import hierarchy
 from moesim.study.entries.calibration import Calibration, Factors, load_calibration, source_name
 from moesim.study.entries.fit import Figure, calibration_text, fit_calibration, held_out
 from moesim.study.entries.hierarchy import Row, Spreads, fit_terms
@@ -16,10 +17,16 @@ def outcome(experts, dense, bubble, passes=0.0, scans=0.0):
     return Outcome(8, 8, sum(seconds.values()), seconds, passes=passes, scans=scans)
 
 
+def stretched(shares, factors):
+    """Experts and dense products by their factors, the bubble as often as long as them as it was, by its own."""
+    (experts, dense, bubble), (of_experts, of_dense, of_bubble) = shares, factors
+    return (of_experts * experts + of_dense * dense) * (1 + of_bubble * bubble / (1 - bubble))
+
+
 def rows(factors, stack="megatron", form="fp8", source="", age=0.0, level=1.0):
     found = []
     for shares in SHARES:
-        wanted = float(np.dot(shares, factors)) * level
+        wanted = stretched(shares, factors) * level
         found.append(Row(stack, form, source, outcome(*shares), age, wanted))
     return found
 
@@ -55,6 +62,26 @@ def test_host_scans_and_ageing_cannot_be_negative():
     assert terms.constant("ageing", "m") < 0.1
 
 
+def test_the_host_works_beside_the_device_and_the_bubble_stretches_with_both():
+    seconds = outcome(2.0, 1.0, 1.0, passes=100, scans=0.5)
+    factors = Factors({"experts": 1.5, "bubble": 1.2}, host_s=0.03, scan_s=2.0)
+    # (2 · 1.5 + 1) s of the device beside 3 s of the host, 1 s of scans, and a bubble of 1.2 / 3.
+    assert factors.scale(seconds, None) == pytest.approx((5 + 1) * (1 + 0.4) / 4)
+    known = [Row("m", "fp8", "", outcome(*s, passes=passes), 0.0, np.hypot(s[0] + s[1], 0.01 * passes) / (1 - s[2]))
+             for s in SHARES for passes in (0, 30, 100, 300)]  # fmt: skip
+    assert fit_terms(known * 5).constant("host_s", "m") == pytest.approx(0.01, rel=0.02)
+
+
+def test_slopes_are_those_of_the_residuals():
+    found = [Row(stack, "fp8", "a", outcome(*s, passes=100, scans=0.1), 0.5, 1.3) for s in SHARES for stack in "mn"]
+    problem = hierarchy._Problem(found, Spreads())
+    at = np.random.default_rng(1).normal(0, 0.3, len(problem.names))
+    slopes, step = problem.jacobian(at), 1e-6
+    for term in range(len(at)):
+        ahead, behind = (problem.residuals(at + sign * step * (np.arange(len(at)) == term)) for sign in (1, -1))
+        assert slopes[:, term] == pytest.approx((ahead - behind) / (2 * step), abs=1e-6)
+
+
 def test_ageing_comes_back():
     found = [row for age in (0.0, 0.5, 1.0) for row in rows((1, 1, 1), age=age, level=np.exp(0.4 * age))]
     assert fit_terms(found * 5).constant("ageing", "megatron") == pytest.approx(0.4, rel=0.1)
@@ -68,7 +95,7 @@ def test_a_source_is_shrunk_towards_the_others():
 
 
 def figure(number, shares, model="m", hardware="h", source="s", stack="megatron fp8"):
-    wanted = float(np.dot(shares, (1.4, 0.9, 1.1)))
+    wanted = stretched(shares, (1.4, 0.9, 1.1))
     return Figure(stack, model, hardware, source_name(source), outcome(*shares), 0.0, wanted, str(number))
 
 
