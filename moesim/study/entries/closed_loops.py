@@ -5,17 +5,21 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
+
 from moesim.errors import MoesimError
 from moesim.serving.memory import kv_capacity
-from moesim.serving.policy import PRESETS
+from moesim.serving.policy import PRESETS, Policy
 from moesim.spec.assembly import assemble
+from moesim.study.entries import bench
 from moesim.study.entries.case import Assumptions, NotStated
 from moesim.study.entries.deployment import Server
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.lengths import Lengths
 from moesim.study.entries.outcome import Runner
 from moesim.study.entries.traffic import Traffic
-from moesim.workload.footprint import kv_bytes
+from moesim.workload.deployment import Batch, Deployment
+from moesim.workload.footprint import footprint, kv_bytes
 
 PRESET = {"sglang": "sglang", "trtllm": "trtllm", "vllm": "vllm"}
 ROUNDS = 3  # requests a slot of a load that keeps its server full
@@ -23,8 +27,10 @@ ROUNDS = 3  # requests a slot of a load that keeps its server full
 
 def load(server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions, runner: Runner) -> dict[str, object]:
     """A closed loop on one server: the file of `moesim serve`."""
-    preset = assume.take(PRESET.get(server.stack), "vllm", "serving rules of")
-    rank = traffic.sequences or min(capacity(server, str(preset), lengths), traffic.most or math.inf)
+    preset = str(assume.take(PRESET.get(server.stack), "vllm", "serving rules of"))
+    if preset == "trtllm" and traffic.offline and lengths.output:
+        return benchmark(server, lengths, assume)
+    rank = traffic.sequences or min(capacity(server, PRESETS[preset], lengths), traffic.most or math.inf)
     if traffic.sequences is None and traffic.most is None:
         assume.note(f"{rank * server.attention_dp} requests in flight, as many as the KV cache holds")
     in_flight = rank * server.attention_dp
@@ -33,18 +39,35 @@ def load(server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions
         rules["token_budget"] = max(PRESETS["trtllm"].token_budget, -(-(rank + lengths.input + 64) // 64) * 64)
     if traffic.drafts:
         rules |= {"draft_tokens": traffic.drafts, "acceptance": traffic.acceptance}
+    document = _closed_loop(server, lengths, in_flight, max(8, ROUNDS * in_flight), rules)
+    return document if traffic.speed is None else slowed(document, traffic.speed, assume, runner)
+
+
+def benchmark(server: Server, lengths: Lengths, assume: Assumptions) -> dict[str, object]:
+    """All requests of a run of `trtllm-bench throughput` at once (`moesim.study.entries.bench`)."""
+    policy = replace(PRESETS["trtllm"], free_share=bench.MEMORY)
+    rules = {"preset": "trtllm", "prefix_caching": False} | bench.rules(server, lengths)
+    most = capacity(server, replace(policy, max_sequences=rules.get("max_sequences", policy.max_sequences)), lengths)
+    rules["max_sequences"] = most
+    rules.setdefault("token_budget", max(policy.token_budget, -(-(most + lengths.input + 64) // 64) * 64))
+    rules["memory_share"] = _share_of_memory(server, policy)
+    requests = bench.requests(lengths)
+    assume.note(f"{requests} requests queued at once, {most * server.attention_dp} run at a time (trtllm-bench)")
+    return _closed_loop(server, lengths, requests, requests, rules)
+
+
+def _closed_loop(server: Server, lengths: Lengths, in_flight: int, requests: int, rules: dict) -> dict[str, object]:
     document = server.document() | {
         "network": {"fidelity": "bound"},
         "load": {
-            "requests": max(8, ROUNDS * in_flight),
+            "requests": requests,
             "arrivals": {"kind": "closed_loop", "in_flight": in_flight},
             "input": {"kind": "fixed", "tokens": lengths.input},
             "output": {"kind": "fixed", "tokens": lengths.output or 1},
         },
         "server": rules,
     }
-    document["placement"] = _even_slots(server, document["placement"])
-    return document if traffic.speed is None else slowed(document, traffic.speed, assume, runner)
+    return document | {"placement": _even_slots(server, document["placement"])}
 
 
 def _even_slots(server: Server, placement: dict) -> dict:
@@ -57,14 +80,11 @@ def _even_slots(server: Server, placement: dict) -> dict:
     return {"kind": "contiguous", "slots_per_rank": routed // server.ep}
 
 
-def capacity(server: Server, preset: str, lengths: Lengths) -> int:
-    """Sequences of full length that one rank's KV cache holds, at most the preset's limit. Raises NotStated."""
-    step = server.document() | {"workload": {"kind": "decode", "sequences_per_rank": 1, "context": 1}}
-    step["routing"] = {"kind": "balanced"}
+def capacity(server: Server, policy: Policy, lengths: Lengths) -> int:
+    """Sequences of full length that one rank's KV cache holds, at most the policy's limit. Raises NotStated."""
+    whole = lengths.input + (lengths.output or 1)
     try:
-        deployment = assemble(document_of(step)).deployment
-        policy = PRESETS[preset]
-        whole = lengths.input + (lengths.output or 1)
+        deployment = _deployment(server)
         cached = kv_capacity(deployment, policy, whole) * kv_bytes(deployment, whole) / whole
     except MoesimError as error:
         raise NotStated(f"no such server: {error}") from None
@@ -74,6 +94,20 @@ def capacity(server: Server, preset: str, lengths: Lengths) -> int:
     )
     unwindowed = replace(deployment, model=replace(deployment.model, layers=layers))
     return max(1, min(policy.max_sequences, int(cached / kv_bytes(unwindowed, whole))))
+
+
+def _deployment(server: Server) -> Deployment:
+    step = server.document() | {"workload": {"kind": "decode", "sequences_per_rank": 1, "context": 1}}
+    return assemble(document_of(step | {"routing": {"kind": "balanced"}})).deployment
+
+
+def _share_of_memory(server: Server, policy: Policy) -> float:
+    """The share of HBM for weights, buffers and cache that leaves the cache `policy.free_share` of the rest."""
+    hbm = server.hardware.device.hbm_bytes
+    empty = Batch("decode", np.zeros(server.attention_dp, dtype=int), 1, 0)
+    needs = footprint(_deployment(server), empty, 0, reserve=0.0)
+    others = needs.experts + needs.dense_weights + policy.other_bytes
+    return round((others + policy.free_share * (hbm - others)) / hbm, 6)
 
 
 def slowed(document: dict[str, object], speed: float, assume: Assumptions, runner: Runner) -> dict[str, object]:

@@ -9,6 +9,7 @@ over no overlap at all: SGLang's DeepEP path of 2025 computes the shared expert 
 from __future__ import annotations
 
 from moesim.cost.exchange import KERNELS
+from moesim.serving.policy import PRESETS
 from moesim.study.entries import words
 from moesim.study.entries.case import Assumptions
 from moesim.study.entries.closed_loops import PRESET, capacity
@@ -39,7 +40,7 @@ def decode_step(
     sequences = traffic.sequences
     if sequences is None:
         preset = PRESET.get(server.stack, "sglang")
-        room = capacity(server, preset, Lengths(context, 1))
+        room = capacity(server, PRESETS[preset], Lengths(context, 1))
         if server.devices > domain(server.hardware):
             room = min(room, _LOW_LATENCY_TOKENS)
         sequences = room - room % 2 if room > 1 else 1

@@ -5,8 +5,9 @@ Where a figure does not state how many sequences are under way:
 - a throughput "at" some speed of each user, or under a latency limit (MLPerf): the most that keeps to it, on the best
   deployment for it where no degrees are stated (`moesim.study.entries.choice`);
 - a single stream, a minimum latency: one;
-- a maximum throughput: as many as the KV cache holds at full length, at most the stack's limit. Stacks are taken to
-  give layers with sliding windows as much cache as others, as TensorRT-LLM does by default;
+- the maximum throughput of TensorRT-LLM's tables: as many as its benchmark tool queues (`moesim.study.entries.bench`);
+- any other maximum throughput: as many as the KV cache holds at full length, at most the stack's limit. Stacks are
+  taken to give layers with sliding windows as much cache as others, as TensorRT-LLM does by default;
 - a latency: the entry does not state enough.
 """
 
@@ -22,6 +23,7 @@ from moesim.study.entries.entry import Entry
 
 _ALONE = r"single-stream|min[- ]latency|minimum latency|tpos|tps/user"
 _SIMULATED = r"simulated mtp"
+_OFFLINE = r"max(imum)? throughput"
 _SPEED = r"at (\d+(?:\.\d+)?) ?tok\w*/s/user"
 # Drafted tokens where "MTP" stands alone: recipes of SGLang and TensorRT-LLM for one user, and for many.
 _DRAFTS_ALONE, _DRAFTS = 3, 1
@@ -36,6 +38,7 @@ class Traffic:
     """sequences: under way on one attention-DP rank, None: as many as fit. speed: tokens/s that every user gets.
     drafts: tokens that multi-token prediction proposes. acceptance: chance that one is kept. most: sequences beyond
     which decoding alone is too slow for the speed, None where not known. simulated: nothing drafts, tokens are doubled.
+    offline: all requests at once, as the stack's own benchmark of its maximum throughput sends them.
     """
 
     sequences: int | None
@@ -44,6 +47,7 @@ class Traffic:
     acceptance: float
     most: int | None = None
     simulated: bool = False
+    offline: bool = False
 
 
 def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
@@ -68,7 +72,9 @@ def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
     stated = None if occurs(r"max|peak|unstated", batch) else words.count(batch)
     if stated and "token" in batch and stated >= 4096:
         stated = None
-    return Traffic(stated, None, drafts, acceptance, simulated=occurs(_SIMULATED, text))
+    return Traffic(
+        stated, None, drafts, acceptance, simulated=occurs(_SIMULATED, text), offline=occurs(_OFFLINE, batch)
+    )
 
 
 def _drafts(text: str, assume: Assumptions) -> tuple[int, float]:
