@@ -1,12 +1,12 @@
-"""What public recipes of training stacks do where a published figure does not say: degrees, recomputation, releases.
+"""What public recipes of training stacks do where a published figure does not say: degrees, exchanges, releases.
+
+How they launch a step: `moesim.study.entries.launches`.
 
 Facts of launch scripts that are published beside the figures, not of any figure. They hold for a stack and a model, so
 for every figure of theirs.
 """
 
 from __future__ import annotations
-
-from moesim.hardware.precision import PRECISIONS
 
 # For figures that name a model and a product only. DeepSeek: DeepSeek-V3 report, sections 3 and 4.2; others:
 # NVIDIA-NeMo/Megatron-Bridge, scripts/performance/configs, MXFP8.
@@ -29,33 +29,13 @@ BENCHMARKED = frozenset({"megatron", "maxtext"})
 # launch.sh and grok1/metadata.yaml.
 _RELEASES = (("dgxc-benchmarking", "NeMo container 25.04"),)
 
-# Megatron-Bridge, scripts/performance/configs, recompute_modules: mla_up_proj for models with MLA on all hardware.
-# MaxText: remat_policy is full in configs/base.yml, and the custom policies of AI-Hypercomputer/tpu-recipes keep little
-# more than the inputs of layers, which they move to the host.
-_CAPTURED_ON = frozenset({"gb200_nvl72", "gb300_nvl72", "b300"})
-_CAPTURED_FROM = 2026 + 5 / 12
 _HYBRID_FROM = 2026.0
-_MLA_UP = {"kind": "selective", "modules": ["mla_up"]}
-_FULL = {"kind": "full"}
+_TOKEN_DROP_UNTIL = 2025.5  # NeMo 2's scripts: MegatronTokenDropCallback
 
 
 def released(software: str, source: str) -> str:
     """The software with its release, where a page names none."""
     return next((f"{software} {release}" for page, release in _RELEASES if page in source.lower()), software)
-
-
-def captured(stack: str, hardware: str, form: str, released: float | None, *, hybrid: bool) -> bool:
-    """Whether a step is replayed from captured graphs, none of its kernels launched by the host.
-
-    MaxText compiles a step into one program. Megatron-Bridge's recipes of MXFP8 and NVFP4 on GB200, GB300 and B300
-    capture the full iteration (cuda_graph_impl: full_iteration) from container 26.06 on; those of hybrid models
-    (Nemotron), of B200 and of Hopper capture parts of a layer at most.
-    """
-    if stack == "maxtext":
-        return True
-    narrow = PRECISIONS[form].bytes < PRECISIONS["bf16"].bytes
-    recent = released is not None and released >= _CAPTURED_FROM
-    return stack == "megatron" and hardware in _CAPTURED_ON and narrow and recent and not hybrid
 
 
 def exchange(stack: str, released: float | None) -> str:
@@ -67,17 +47,7 @@ def exchange(stack: str, released: float | None) -> str:
     return "deepep_hybrid" if hybrid else "deepep_normal"
 
 
-def overlapped(stack: str, *, captured: bool, interleaved: bool, pp: int) -> bool:
-    """Whether exchanges hide behind the work of another microbatch (moe_a2a_overlap).
-
-    So do Megatron-Bridge's recipes that capture whole steps; Megatron-Core needs an interleaved pipeline for it, or
-    none.
-    """
-    return stack == "megatron" and captured and (interleaved or pp == 1)
-
-
-def recomputation(stack: str, *, mla: bool) -> dict[str, object]:
-    """What a stack's recipes recompute to begin with."""
-    if stack == "maxtext":
-        return dict(_FULL)
-    return dict(_MLA_UP) if stack == "megatron" and mla else {"kind": "none"}
+def drops(stack: str, released: float | None, text: str) -> bool:
+    """Whether tokens beyond an expert's capacity are dropped: where an entry says so, and in NeMo 2's scripts."""
+    early = stack == "megatron" and released is not None and released < _TOKEN_DROP_UNTIL
+    return early or "tokendrop" in text.replace("-", "")

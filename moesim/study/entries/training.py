@@ -6,12 +6,14 @@ Rules that hold for all entries alike, where a text does not say:
 - 8 sequences of a step a device, microbatches of one sequence; 4,096 tokens a sequence;
 - layers of uneven stages as Megatron's layouts put them: embedding and loss count as a layer where that divides, else
   the last stages have fewer;
-- recomputation: as the stack's recipes do, and where that does not fit norms, activations and MLA's up-projections,
-  then experts, then all;
+- recomputation, where what recipes do does not fit: norms, activations and MLA's up-projections, then experts, then
+  all;
 - routing is balanced in figures of benchmark recipes (`recipes.BENCHMARKED`), where a note says so (forced balance,
   random routing) or tokens are dropped; else from a capture;
-- dispatch and combine in BF16, by the fastest kernel that reaches: one-sided NVLink inside a domain, beyond it what the
-  stack has (`recipes.exchange`); where recipes overlap it, it hides behind the other microbatch (``pairs``).
+- dispatch and combine in BF16: NCCL's where recipes take its all-to-all, else the fastest kernel that reaches:
+  one-sided NVLink inside a domain, beyond it what the stack has (`recipes.exchange`);
+- graphs, grouped products, overlap of exchanges with the other microbatch (``pairs``) and recomputation to begin with:
+  as `launches` has them of the stack's recipes.
 """
 
 from __future__ import annotations
@@ -29,18 +31,9 @@ from moesim.study.entries.degrees import Degrees, degrees, stages
 from moesim.study.entries.deployment import domain, hardware_named, measured_stack, model_named, occurs, routing
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.formats import formats
-from moesim.study.entries.lighter import has_mla
+from moesim.study.entries.launches import Launch, Recipe, launch_of
 from moesim.study.entries.quantity import Quantity
-from moesim.study.entries.recipes import (
-    BENCHMARKED,
-    FORMATS,
-    RECIPES,
-    captured,
-    exchange,
-    overlapped,
-    recomputation,
-    released,
-)
+from moesim.study.entries.recipes import BENCHMARKED, FORMATS, RECIPES, drops, exchange, released
 
 SEQUENCE, PER_DEVICE = 4096, 8
 PER_DEVICE_OF = {"grok-1": 2}  # NVIDIA/dgxc-benchmarking, grok1: 1,024 sequences on 512 devices
@@ -62,6 +55,7 @@ class Job:
     microbatch: int
     sequence: int
     balanced: bool
+    dropped: bool
     mtp: bool
     released: float | None
 
@@ -129,6 +123,7 @@ def job_of(entry: Entry, assume: Assumptions) -> Job:
         global_batch=batch,
         microbatch=words.labelled(entry.batch, "mbs", "micro ?batch(?: size)?") or 1,
         sequence=int(assume.take(sequence, SEQUENCE, "tokens a sequence:")),
+        dropped=drops(stack, words.version(software_of(entry)), lower),
         balanced=stack in BENCHMARKED
         or occurs(r"\bbalanced|random|token-?drop|capacity|dropped", lower.replace("dropless", "")),
         mtp=not occurs(r"w/o mtp|without mtp|no mtp", lower) and stack in ("megatron", "deepseek"),
@@ -165,6 +160,7 @@ def document_of_job(job: Job, assume: Assumptions) -> dict[str, object]:
         ep = int(assume.take(None, _widest(experts.routed, stage // expert_tp, limit), "EP"))
     if sharded:
         assume.note("weights sharded over all data-parallel ranks (FSDP)")
+    launch = _launch(job, pp, ep)
     parallelism = {"tp": tp, "cp": cp, "pp": pp, "ep": ep, "expert_tp": expert_tp, "zero": 3 if sharded else 1}
     document: dict[str, object] = {
         "model": model.name,
@@ -179,14 +175,15 @@ def document_of_job(job: Job, assume: Assumptions) -> dict[str, object]:
             "mtp_layers": min(model.mtp_layers, 1) if job.mtp else 0,
             "windows": 1 if job.balanced else 2,
         },
-        "schedule": _schedule(job, pp),
-        "recomputation": recomputation(job.stack, mla=has_mla(model)),
+        "schedule": _schedule(job, pp, launch),
+        "recomputation": launch.recomputation,
         "optimizer": {"kind": "adam"},
         "routing": routing(model, balanced=job.balanced),
         "placement": {"kind": "contiguous", "slots_per_rank": -(-(experts.routed if experts else 1) // ep)},
-        "network": {"fidelity": "bound", "all_to_all": _kernel(job, ep * expert_tp)},
+        "network": {"fidelity": "bound", "all_to_all": _kernel(job, ep * expert_tp, launch)},
         "memory": {"reserve": 0.03},
-        "graphs": _captured(job),
+        "graphs": launch.graphs,
+        "grouped_gemm": launch.grouped_gemm,
     }
     chunks = pp * (said.vp or 1)
     if len(model.layers) % chunks:
@@ -196,9 +193,22 @@ def document_of_job(job: Job, assume: Assumptions) -> dict[str, object]:
     return document
 
 
-def _captured(job: Job) -> bool:
+def _launch(job: Job, pp: int, ep: int) -> Launch:
     hybrid = any(layer.attention and layer.attention.kind == "linear" for layer in job.model.layers)
-    return captured(job.stack, job.hardware.name, job.format, job.released, hybrid=hybrid)
+    return launch_of(
+        Recipe(
+            stack=job.stack,
+            model=job.model.name,
+            hardware=job.hardware.name,
+            form=job.format,
+            released=job.released,
+            microbatch=job.microbatch,
+            ep=ep,
+            interleaved=pp > 1 and (job.degrees.vp or 1) > 1,
+            hybrid=hybrid,
+            dropped=job.dropped,
+        )
+    )
 
 
 def _fewer_replicas(job: Job, model_parallel: int, assume: Assumptions) -> Job:
@@ -215,6 +225,8 @@ def _precision(job: Job) -> dict[str, str]:
     found = {"experts": job.format, "dense": job.format, "dispatch": "bf16", "combine": "bf16"}
     if job.stack == "deepseek":
         found |= {"dispatch": "fp8_block", "weights": "fp8_block"}
+    if job.stack == "megatron":  # grad_reduce_in_fp32 is false in all performance recipes
+        found |= {"gradients": "bf16"}
     return found | {"optimizer_states": "bf16"}
 
 
@@ -226,14 +238,14 @@ def _microbatch(job: Job, model_parallel: int, sharded: bool) -> int:
     return job.microbatch
 
 
-def _schedule(job: Job, pp: int) -> dict[str, object]:
+def _schedule(job: Job, pp: int, launch: Launch) -> dict[str, object]:
     if job.stack == "deepseek" and pp > 1:
         return {"kind": "dualpipe"}
     virtual = job.degrees.vp or 1
     interleaved = virtual > 1 and pp > 1
     found = {"kind": "interleaved", "virtual_stages": virtual} if interleaved else {"kind": "1f1b"}
-    pairs = overlapped(job.stack, captured=_captured(job), interleaved=interleaved, pp=pp)
-    return found | ({"pairs": True} if pairs else {})
+    # Megatron-Core hides exchanges in an interleaved pipeline, or in none.
+    return found | ({"pairs": True} if launch.pairs and (interleaved or pp == 1) else {})
 
 
 def _widest(experts: int, ranks: int, limit: int) -> int:
@@ -241,8 +253,10 @@ def _widest(experts: int, ranks: int, limit: int) -> int:
     return max(d for d in range(1, min(ranks, experts, limit) + 1) if experts % d == 0 and ranks % d == 0)
 
 
-def _kernel(job: Job, ranks: int) -> str:
+def _kernel(job: Job, ranks: int, launch: Launch) -> str:
     """The all-to-all kernel that a stage's experts exchange tokens by."""
     if job.hardware.device.kind == "tpu":
         return "ragged_all_to_all"
+    if launch.library:
+        return "nccl"
     return exchange(job.stack, job.released) if ranks > domain(job.hardware) else "nvlink_one_sided"

@@ -109,8 +109,8 @@ def _outcome(result: TrainingResult) -> Outcome:
         input_tokens=float(job.step_tokens),
         sequences=float(job.step_tokens // job.sequence),
         ranks=job.cluster.ranks,
-        passes=_launched(job, len(job.model.layers)),
-        expert_passes=_launched(job, len(job.model.moe_layers))
+        passes=_launched(job, len(job.model.layers), "attention", "experts"),
+        expert_passes=_launched(job, len(job.model.moe_layers), "experts")
         * (job.placement.slots_per_rank if job.placement else 0),
         scans=scans(job.model, job.step_tokens / job.cluster.ranks),
         model_flops=float(metrics["model_flops_per_token"]) * job.step_tokens,
@@ -120,9 +120,10 @@ def _outcome(result: TrainingResult) -> Outcome:
     )
 
 
-def _launched(job: Job, layers: int) -> float:
-    """Passes of so many layers of the model that a rank's host launches."""
-    return 0.0 if job.graphs else job.microbatches * layers / job.parallelism.pp
+def _launched(job: Job, layers: int, *parts: str) -> float:
+    """Passes of so many layers of the model that a rank's host launches, all or some of these parts of them."""
+    share = sum(not job.captured(part) for part in parts) / len(parts)
+    return share * job.microbatches * layers / job.parallelism.pp
 
 
 def _parts(kind: str, seconds: float, spans: Mapping[str, Span]) -> dict[str, float]:

@@ -53,42 +53,49 @@ def test_recipes_recompute():
     assert case(software="MaxText").document["recomputation"] == {"kind": "full"}
 
 
-@pytest.mark.parametrize(
-    ("changes", "captured"),
-    [
-        ({}, False),  # April 2026
-        ({"software": "NeMo container 26.06"}, True),
-        ({"software": "NeMo container 26.06", "precision": "BF16"}, False),
-        ({"software": "NeMo container 26.06", "hardware": "DGX-H100", "precision": "FP8"}, False),
-        ({"software": "NeMo container 26.06", "model": "Nemotron_3_Nano"}, False),
-        ({"software": "MaxText", "hardware": "TPU v5p-8", "precision": "bf16", "parallelism": "FSDP"}, True),
-    ],
-)
-def test_steps_are_captured_where_recipes_capture_them(changes, captured):
-    assert case(**changes).document["graphs"] is captured
+def test_steps_are_launched_as_recipes_launch_them():
+    april, june = (case(software=f"NeMo container {release}").document for release in ("26.04", "26.06"))
+    assert (april["graphs"], april["grouped_gemm"], april["schedule"]) == (
+        "partial", "per_expert", {"kind": "interleaved", "virtual_stages": 2},
+    )  # fmt: skip
+    assert (june["graphs"], june["grouped_gemm"], june["schedule"]) == (
+        True, "fused", {"kind": "interleaved", "virtual_stages": 2, "pairs": True},
+    )  # fmt: skip
+    tpu = case(software="MaxText", hardware="TPU v5p-8", precision="bf16", parallelism="FSDP").document
+    assert (tpu["graphs"], tpu["grouped_gemm"]) == (True, "fused")
+
+
+def test_tokens_are_dropped_where_an_entry_or_early_scripts_do():
+    dropped = case(model="Qwen3_30B_a3B (tokendrop)", software="NeMo container 25.09").document
+    assert (dropped["graphs"], dropped["network"]["all_to_all"]) == (True, "nccl")
+    early = case(software="NeMo", source="github NVIDIA/dgxc-benchmarking x/README.md").document
+    assert (early["graphs"], early["network"]["all_to_all"]) == (False, "nccl")
 
 
 def test_exchanges_are_those_of_the_recipes():
-    wide = {"hardware": "DGX-H100", "devices": 16, "parallelism": "EP16", "precision": "FP8"}
+    wide = {"hardware": "DGX-B200", "devices": 16, "parallelism": "EP16", "model": "DeepSeek-V3"}
     kernels = {"NeMo container 25.11": "deepep_normal", "NeMo container 26.02": "deepep_hybrid", "": "deepep_normal"}
     for software, kernel in kernels.items():
         assert case(**wide, software=software).document["network"]["all_to_all"] == kernel
     assert case().document["network"]["all_to_all"] == "nvlink_one_sided"
+    assert case(hardware="DGX-B200", software="NeMo container 26.02").document["network"]["all_to_all"] == "nccl"
 
 
-def test_exchanges_hide_where_whole_steps_are_captured():
+def test_exchanges_hide_in_interleaved_pipelines_or_none():
     recent = {"software": "NeMo container 26.06"}
-    assert case(**recent).document["schedule"] == {"kind": "interleaved", "virtual_stages": 2, "pairs": True}
     assert case(**recent, parallelism="EP8").document["schedule"] == {"kind": "1f1b", "pairs": True}
-    assert case(**recent, parallelism="PP2 EP4").document["schedule"] == {"kind": "1f1b"}  # not interleaved
+    assert case(**recent, parallelism="PP2 EP4").document["schedule"] == {"kind": "1f1b"}
     assert "pairs" not in case().document["schedule"]
 
 
 def test_hosts_launch_passes_and_products_of_local_experts():
-    eager, captured = (training_outcome({**case().document, "graphs": graphs}) for graphs in (False, True))
+    eager, partial, captured = (
+        training_outcome({**case().document, "graphs": graphs}) for graphs in (False, "partial", True)
+    )
     # 48 layers on 2 stages, 8 replicas / 2 of 32 sequences; 128 experts on 4 ranks.
     assert eager.passes == 48 / 2 * 32
     assert eager.expert_passes == 32 * eager.passes
+    assert (partial.passes, partial.expert_passes) == (eager.passes / 2, eager.expert_passes)
     assert captured.passes == captured.expert_passes == 0
     assert {"experts", "dense", "attention", "element_wise", "exchange", "bubble"} <= set(eager.seconds)
     assert sum(eager.seconds.values()) == pytest.approx(eager.total_s, rel=1e-6)
