@@ -1,10 +1,10 @@
 """Attention on a TPU: no SMs to fill and no splits, but matrix units that only take whole tiles.
 
-A kernel walks the cached tokens of one sequence and stored head after another, and every product is padded to the 128
-lanes of the matrix unit, head dims and query rows alike (v6 and later have 256 x 256 units, whose further half idles at
-head dims of 128). With R = s·γ query rows per stored head, S tokens that a row sees, N matrix units:
+A kernel walks the cached tokens of one sequence and stored head after another. Query rows come in whole tiles of 128
+lanes, and head dims are padded to the matrix unit, u = 128 or 256 (v6 and later: half of it idles at head dims of 128).
+With R = s·γ query rows per stored head, S tokens that a row sees, N matrix units:
 
-    flops = 2·B·H_k·ceil128(R)·S·(ceil128(d) + ceil128(d_v))
+    flops = 2·B·H_k·ceil128(R)·S·(ceil_u(d) + ceil_u(d_v))
     t     = t0 + max(bytes / (BW·e_m), flops / (F·e_c)) + t_i·B·H_k/N         bytes: those that must move
 
 Symbols as in `moesim.cost.attention_decode`. Source: "How to Scale Your Model", chapter 2, for the padding; nobody
@@ -47,13 +47,13 @@ def _seconds(
 ) -> np.ndarray:
     p, items = parameters, rows["batch"] * rows["stored_heads"]
     query_rows = rows["heads"] / rows["stored_heads"] * rows["new_tokens"]
-    dims = _whole(rows["key_dim"]) + _whole(rows["value_dim"])
+    dims = _whole(rows["key_dim"], device.matrix_unit) + _whole(rows["value_dim"], device.matrix_unit)
     compute_s = 2 * items * _whole(query_rows) * tokens * dims / (p["e_c"] * device.peak["bf16"])
     return p["t0"] + np.maximum(memory_s / p["e_m"], compute_s) + p["t_i"] * items / device.cores
 
 
-def _whole(size: np.ndarray) -> np.ndarray:
-    return np.ceil(size / LANES) * LANES
+def _whole(size: np.ndarray, unit: int = LANES) -> np.ndarray:
+    return np.ceil(size / unit) * unit
 
 
 DECODE = Variant(_decode, PARAMETERS)

@@ -2,10 +2,10 @@
 
 Tokens lie sorted by expert, without padding, and a tile that holds the border of two experts is multiplied once for
 each of them: an expert costs about one more (partly filled) tile than its tokens, b_m tokens each (a power of two, at
-most 512). N and K are padded to the unit's 128 lanes; there are no waves, for one program walks all tiles:
+most 512). N and K are padded to the matrix unit, u = 128 or 256; there are no waves, for one program walks all tiles:
 
     rows = (ceil(P/b_m) + A − 1)·b_m,  b_m = next power of two of P/A in 128 … 512
-    t    = t0 + Σ over both products max(2·rows·ceil128(N)·ceil128(K) / (F·e_c),  A·N·K·w / (BW·e_m))
+    t    = t0 + Σ over both products max(2·rows·ceil_u(N)·ceil_u(K) / (F·e_c),  A·N·K·w / (BW·e_m))
            + 2·P·(2·h + (g+1)·f) / (BW·e_a) + t_e·A
 
 Symbols as in `moesim.cost.experts_kernel`. Source: the grouped product of Pallas
@@ -39,7 +39,8 @@ def predict(device: Device, rows: Rows, parameters: Mapping[str, float], choices
     seconds = p["t0"] + pass_bytes(rows) / (device.hbm_bytes_per_s * p["e_a"]) + p["t_e"] * rows["touched"]
     for n, k in (((rows["gated"] + 1) * width, hidden), (hidden, width)):
         dram = rows["touched"] * n * k * weight_bytes(weights) / (device.hbm_bytes_per_s * p["e_m"])
-        products = 2 * multiplied * np.ceil(n / _LANES) * np.ceil(k / _LANES) * _LANES**2 / flops
+        unit = device.matrix_unit
+        products = 2 * multiplied * np.ceil(n / unit) * np.ceil(k / unit) * unit**2 / flops
         seconds = seconds + np.maximum(products, dram)
     return seconds
 

@@ -19,7 +19,7 @@ CUTLASS dispatch of vLLM and SGLang: the next power of two, within limits) and c
 whether k is split are discrete choices of a kernel.
 
 Other chips have no tiles that cores share, and nobody measured one here: ``t = t0 + max(dram, 2·m·n·k/(F·e_c))``, on a
-TPU with m padded to 8 rows and n and k to the 128 lanes of its matrix unit ("How to Scale Your Model", chapter 2; units
+TPU with m padded to 8 rows and n and k to its matrix unit, 128 or 256 ("How to Scale Your Model", chapter 2; units
 of v6e and v7 are 256 wide). They answer with stated defaults and the widest interval.
 
 Source: a trial that fitted kernel times measured by NVIDIA, published with AIConfigurator 0.12.0 (Apache-2.0); the
@@ -100,7 +100,8 @@ def _untiled(device: Device, rows: Rows, p: Mapping[str, float]) -> np.ndarray:
     m, n, k, _, _, flops = _operands(device, rows)
     dram, _ = bounds(device, rows)
     if device.kind == "tpu":
-        m, n, k = (np.ceil(size / unit) * unit for size, unit in ((m, 8), (n, 128), (k, 128)))
+        unit = device.matrix_unit
+        m, n, k = (np.ceil(size / whole) * whole for size, whole in ((m, 8), (n, unit), (k, unit)))
     return p["t0"] + np.maximum(dram / p["e_m"], 2 * m * n * k / (flops * p["e_c"]))
 
 

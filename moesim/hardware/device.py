@@ -14,6 +14,7 @@ class Device:
     peak: dense FLOP/s by compute format (``fp32``, ``bf16``, ``fp8``, ``fp4``, ``int8``); missing if not there.
     hbm_bytes, hbm_bytes_per_s: capacity and datasheet bandwidth. cores: SMs (NVIDIA), CUs (AMD), MXUs (TPU), threads
     (CPU). cache_bytes: last-level cache, None where it is not published.
+    matrix_unit: rows and columns of a TPU's matrix unit, to which products are padded; None for other devices.
     scale_up_bytes_per_s: what all scale-up links together (NVLink, ICI, xGMI) carry out of the device, one way; None
     where it has none.
     """
@@ -26,6 +27,7 @@ class Device:
     cores: int
     cache_bytes: float | None = None
     scale_up_bytes_per_s: float | None = None
+    matrix_unit: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -24,13 +24,25 @@ class HbmSpec(Spec):
 
 
 class DeviceSpec(Spec):
-    """One accelerator. peak: dense, by compute format. cores: SMs, CUs, MXUs or threads. cache: last level."""
+    """One accelerator. peak: dense, by compute format. cores: SMs, CUs, MXUs or threads. cache: last level.
+
+    matrix_unit: rows and columns of an MXU, to which a TPU pads products.
+    """
 
     kind: Literal["gpu", "tpu", "wafer", "cpu"]
     peak: Annotated[dict[Literal["fp32", "bf16", "fp8", "fp4", "int8"], FlopsPerSecond], Field(min_length=1)]
     hbm: HbmSpec
     cores: Annotated[int, Field(ge=1)]
     cache: Bytes | None = None
+    matrix_unit: Annotated[int, Field(ge=1)] | None = None
+
+    @model_validator(mode="after")
+    def _a_tpu_has_matrix_units(self) -> DeviceSpec:
+        if (self.kind == "tpu") != (self.matrix_unit is not None):
+            raise Wrong(
+                ("matrix_unit", "a TPU states rows and columns of its matrix unit, such as 128; no other chip does")
+            )
+        return self
 
 
 class HostSpec(Spec):
@@ -109,6 +121,7 @@ class Profile(Spec):
                 cores=device.cores,
                 cache_bytes=device.cache,
                 scale_up_bytes_per_s=scale_up_rate(topology),
+                matrix_unit=device.matrix_unit,
             ),
             host=Host(self.host.memory, self.host.bandwidth, self.host.link, self.host.launch),
             memory_tiers=tuple(tier.tier(tier_name) for tier_name, tier in self.memory_tiers.items()),

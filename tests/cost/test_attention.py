@@ -22,7 +22,7 @@ from moesim.hardware.precision import PRECISIONS
 
 BF16, FP8 = PRECISIONS["bf16"], PRECISIONS["fp8"]
 TOY = Device("toy", "gpu", {"bf16": 1e15, "fp8": 2e15}, 80e9, 4e12, 100)
-TPU = Device("toy tpu", "tpu", {"bf16": 4e14}, 95e9, 2.8e12, 8)
+TPU = Device("toy tpu", "tpu", {"bf16": 4e14}, 95e9, 2.8e12, 8, matrix_unit=128)
 H200 = Device("h200", "gpu", {"bf16": 989.4e12, "fp8": 1978.9e12}, 141e9, 4.8e12, 132, 50e6)
 MACHINE = Machine(TOY)
 TABLE = Path(__file__).parents[3] / "shared" / "measurements" / "attention.parquet"
@@ -169,6 +169,8 @@ def test_narrow_heads_waste_a_tpu_lane_tile():
     fitted = default_fit(family_on(PREFILL, TPU))
     narrow, full = (predict(PREFILL, TPU, _rows(8, 8192, 0, 8, 8, d), fitted).seconds for d in (64, 128))
     assert narrow == pytest.approx(full, rel=0.05)
+    wide = replace(TPU, matrix_unit=256)  # a larger unit wastes as much again
+    assert predict(PREFILL, wide, _rows(8, 8192, 0, 8, 8, 128), fitted).seconds == pytest.approx(2 * full, rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ from moesim.hardware.precision import PRECISIONS
 MEASURED = Path(__file__).parents[2].parent / "shared" / "measurements" / "moe.parquet"
 B200 = Device("b200", "gpu", {"bf16": 2.25e15, "fp8": 4.5e15, "fp4": 9e15}, 180e9, 7.7e12, 148)
 H200 = Device("h200", "gpu", {"bf16": 989.4e12, "fp8": 1978.9e12}, 141e9, 4.8e12, 132)
-TPU = Device("tpu", "tpu", {"bf16": 918e12, "int8": 1836e12}, 32e9, 1.64e12, 1)
+TPU = Device("tpu", "tpu", {"bf16": 918e12, "int8": 1836e12}, 32e9, 1.64e12, 1, matrix_unit=128)
 SHAPE = {"hidden": 4096, "ffn": 1536, "gated": True, "weights": PRECISIONS["bf16"], "activations": PRECISIONS["bf16"]}
 
 

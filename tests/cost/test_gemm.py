@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -127,10 +129,15 @@ def test_streaming_by_hand():
 
 
 def test_a_tpu_pads_to_its_matrix_unit_and_has_no_waves():
-    tpu = Device("toy", "tpu", {"bf16": 1e15}, 80e9, 4e12, 8)
+    tpu = Device("toy", "tpu", {"bf16": 1e15}, 80e9, 4e12, 8, matrix_unit=128)
     seconds = predict(tpu, _rows([1024, 1025, 1032], 8192, [8192, 8192, 8100]), default_fit(GEMM).parameters, {})
     assert seconds[1] == seconds[2]
     assert (seconds[1] - 4e-6) / (seconds[0] - 4e-6) == pytest.approx(1032 / 1024)
+    narrow, wide = (
+        predict(replace(tpu, matrix_unit=unit), _rows(8192, 2880, 2880), default_fit(GEMM).parameters, {})
+        for unit in (128, 256)
+    )
+    assert (wide - 4e-6) / (narrow - 4e-6) == pytest.approx((3072 / 2944) ** 2)
 
 
 def test_a_wafer_is_a_roofline():
