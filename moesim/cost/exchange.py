@@ -63,7 +63,8 @@ class Kernel:
 # synchronisations. NCCL: its base latency across nodes, 14 µs (src/graph/tuning.cc), on the SMs of 16 channels.
 # occupied 0: receiving by hooks takes no SM (README). Hybrid: DeepEP V2, 12 SMs for 2 x 8 ranks (README). The TPU's
 # collective is driven by DMA engines and reaches 9e10 of 1e11 B/s a link ("How to Scale Your Model", chapter 2); its
-# floors are assumed, nobody published one.
+# floors are assumed, nobody published one. One-sided kernels on other NVLink domains: as fitted on GB200, per SM and as
+# a share of the domain's own links (`moesim.cost.exchange_kernels`).
 KERNELS: dict[str, Kernel] = {
     "nccl": Kernel("expert", remote_s=14e-6, sms=16),
     "deepep_normal": Kernel(
@@ -75,7 +76,8 @@ KERNELS: dict[str, Kernel] = {
     ),
     "deepep_hybrid": Kernel("node", ("deepep normal",), sms=12, remote_s=30e-6, remote_share=0.93, sorts=True),
     "nvlink_one_sided": Kernel(
-        "rank", ("NVLinkOneSided",), occupied=0, staged=False, within=True, buffers="every_source"
+        "rank", ("NVLinkOneSided",), occupied=0, staged=False, within=True, buffers="every_source",
+        defaults={"t0": 1.1e-5, "t_1": 5.7e-6, "r_s": 31e9, "r_w": 30e9, "m": 4.8e-8, "e_L": 0.72},
     ),
     "nvlink_two_sided": Kernel("rank", ("NVLinkTwoSided",), occupied=20, within=True),
     "ragged_all_to_all": Kernel(
@@ -145,7 +147,7 @@ def exchange(
     fit = fit_of(machine, model, phase, precision)
     rows = {
         "ranks": np.full(ranks.size, ranks.shape[1]), "tokens_per_rank": np.ravel(tokens), "hidden_size": hidden,
-        "experts": experts, "sms": model.sms, "software": fit.key.get("software", ""),
+        "experts": experts, "sms": model.sms, "software": fit.key.get("software") or " ".join(model.tables),
     }  # fmt: skip
     part = share(machine.device, rows, fit.parameters, fit.choices, sent=sent, taken=taken, message=message)
     reached = np.full(network.capacity.size, model.remote_share)

@@ -178,6 +178,17 @@ def test_a_message_over_nvlink_and_over_a_nic():
     assert 1e9 / 50e9 < far < 2 * 1e9 / 50e9
 
 
+def test_one_sided_exchanges_of_other_domains_run_as_on_gb200():
+    """B200 and GB200 have the same NVLink; a domain of NVLink 4 is bound by its links, of half the rate."""
+    options = {"kernel": "nvlink_one_sided", "tokens": 16384, "precision": BF16}
+    copies = balanced(8, 16384, 5)
+    rack, server, older = (
+        seconds(priced(name, 8, copies, **options).transfer) for name in ("gb200_nvl72", "b200", "h100")
+    )
+    assert server == pytest.approx(rack, rel=0.05)
+    assert older == pytest.approx(2 * rack, rel=0.1)
+
+
 def test_exchanges_take_sms_and_memory_bandwidth_from_compute():
     found = machine("h100")
     normal = priced("h100", 8, balanced(8, 4096, 5.3), "deepep_normal", tokens=4096)
