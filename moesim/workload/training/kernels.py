@@ -93,7 +93,7 @@ def launched(job: Job, cost: Span, captured: bool) -> np.ndarray | float:
     return np.where(np.asarray(cost.seconds) > 0, np.maximum(cost.seconds, cost.kernels * EAGER_CALL_S), 0.0)
 
 
-def streamed(job: Job, forward_bytes: object, input_bytes: object = 0.0, kernels: int = 1) -> Passes:
+def streamed(job: Job, forward_bytes: object, input_bytes: object = 0.0, kernels: object = 1) -> Passes:
     """Element-wise passes that move so many bytes through HBM."""
     return Passes(
         moving(memory_bound(job.machine, forward_bytes, kernels=kernels), kernels),

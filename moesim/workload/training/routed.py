@@ -161,4 +161,19 @@ def _experts(
         moving(cast(job, pairs * (width + hidden), narrow, often), often),
     )
     activation = parts.activation(job, pairs, ffn, experts.gated)
-    return permute + up + activation + down + combine + casts, activation
+    biases = _biases(job, pairs, touched) if experts.bias else Passes()
+    return permute + up + activation + down + combine + casts + biases, activation
+
+
+def _biases(job: Job, pairs: np.ndarray, touched: np.ndarray) -> Passes:
+    """Passes over HBM that biases of the second product take; a grouped kernel adds them as it writes, and its gradient
+    is read once more for theirs.
+
+    Experts one by one have them weighed by FP32 gates and added in FP32, all outputs copied together, and cast:
+    Megatron-Core's TEGroupedMLP (``_apply_bias``). Per element forward 4 + (2 + 4 + 4) + (4 + 4) + (4 + 2) bytes;
+    backward the cast and the output's gradient, 6 each, and of biases and gates a product and its sum, 12 each.
+    """
+    elements = pairs * job.model.expert_hidden
+    if job.grouped_gemm == "fused":
+        return streamed(job, 0.0 * elements, elements * BF16.bytes)
+    return streamed(job, 28 * elements, 36 * elements, kernels=2 + 2 * touched)

@@ -5,11 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moesim.cost.launch import EAGER_CALL_S
+from moesim.cost.launch import EAGER_CALL_S, KERNEL_S
+from moesim.cost.memory import STREAM_SHARE
 from moesim.engine.program import Program
 from moesim.engine.simulate import simulate
 from moesim.network.fidelity import FIDELITIES
 from moesim.study.step.training_metrics import breakdown_s, training_metrics
+from moesim.workload.training.routed import _biases
 from moesim.workload.training.step import training_step
 
 
@@ -175,6 +177,21 @@ def test_experts_one_by_one_are_launched_one_by_one(assembled):
     )
     assert wide / fused == pytest.approx((2 * 16 + 3) / (2 + 3))
     assert cast / fused == pytest.approx((2 * 16 + 3 + 2 * 2 * 16) / (2 + 3))
+
+
+def test_biases_of_experts_one_by_one_stream_in_fp32(assembled):
+    one = {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16, "workload__sequence": 4096}
+    job = assembled(**one).job
+    pairs, touched = np.array([8192.0]), np.array([16.0])
+
+    def moved(passes):
+        fixed = KERNEL_S * passes.kernels
+        return (passes.seconds - fixed) * STREAM_SHARE * job.machine.device.hbm_bytes_per_s / (8192 * 256)
+
+    fused, apart = (_biases(replace(job, grouped_gemm=kind), pairs, touched) for kind in ("fused", "per_expert"))
+    assert (fused.forward.seconds, moved(fused.input)) == (0, pytest.approx(2))
+    assert (moved(apart.forward), moved(apart.input)) == (pytest.approx(28), pytest.approx(36))
+    assert apart.forward.kernels == 2 + 2 * 16
 
 
 def test_large_microbatches_hide_their_launches(assembled):
