@@ -2,12 +2,15 @@
 
 Who publishes what a system gives "at" some speed, or under a latency limit (MLPerf, InferenceX), reports the best
 of the deployments that were tried. So powers of two of devices up to the scale-up domain are compared, attention data
-parallelism with EP as well as tensor parallelism inside one node, by decode steps alone: the most sequences that still
-leave every user the speed, over the devices.
+parallelism with EP as well as tensor parallelism inside one node: the most sequences over the devices that still leave
+every user the speed. A step counts with the prompts that its sequences bring: each of them computes one anew as often
+as it ends, and decoding waits for it, on all ranks together.
 """
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from dataclasses import replace
 
 from moesim.errors import MoesimError
@@ -16,34 +19,51 @@ from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.memory import kv_capacity
 from moesim.serving.policy import PRESETS
 from moesim.serving.stack import StackSteps, kernel_counts
-from moesim.serving.steps import StepCost
+from moesim.serving.steps import Prefill, StepCost
 from moesim.spec.assembly import assemble
 from moesim.spec.serving_constants import load_fitted
+from moesim.study.entries.case import NotStated
 from moesim.study.entries.deployment import SERVER, Server, domain, routed_experts_of
 from moesim.study.entries.documents import document_of
+from moesim.study.entries.lengths import Lengths
 
 _LARGEST = 2048  # sequences of a rank that are tried
 
 
 def best_at_speed(
-    server: Server, preset: str, *, step_s: float, queries: int, context: int, devices: int
+    server: Server, preset: str, *, step_s: float, queries: int, lengths: Lengths, steps: float, devices: int
 ) -> tuple[Server, int]:
     """The server that decodes most sequences a device where a step takes at most `step_s`, and how many a rank.
 
-    queries: tokens that a sequence computes in a step, 1 and its drafts. context: cached tokens of a sequence. devices:
-    of the whole system. Servers that do not hold the model are left out; without
-    any other the given one stays, with one sequence.
+    queries: tokens that a sequence computes in a step, 1 and its drafts. steps: of a sequence until it ends, inf where
+    prompts are computed elsewhere. devices: of the whole system. Raises NotStated where none holds the model or is so
+    fast.
     """
-    found = [(0.0, server, 1)]
+    found = []
+    context = lengths.input + lengths.output // 2
     for candidate in _candidates(server, min(devices, domain(server.hardware))):
         try:
-            steps, room = _priced(candidate, preset, context)
+            price, room = _priced(candidate, preset, context)
         except MoesimError:
             continue
         ranks = candidate.attention_dp
-        most = _most_sequences(steps, ranks, min(room, _LARGEST), step_s, queries, context)
-        found.append((most * ranks / candidate.devices, candidate, max(most, 1)))
+        prompt_s = price.mixed_s(0, 0, 0, _prompt(lengths.input, ranks)) if math.isfinite(steps) else 0.0
+
+        def seconds(sequences: int, price=price, ranks=ranks, prompt_s=prompt_s) -> float:
+            computed = sequences * queries
+            return price.decode_s(computed, computed * ranks, computed * context) + sequences / steps * prompt_s
+
+        most = _most_sequences(seconds, min(room, _LARGEST), step_s)
+        if most:
+            found.append((most * ranks / candidate.devices, candidate, most))
+    if not found:
+        raise NotStated(f"no deployment holds the model and decodes a step in {step_s:.3g} s")
     return max(found, key=lambda each: each[0])[1:]
+
+
+def _prompt(tokens: int, ranks: int) -> Prefill:
+    """One prompt on every rank."""
+    return Prefill(tokens, tokens * ranks, tokens * (tokens + 1) / 2, 1)
 
 
 def _candidates(server: Server, devices: int) -> list[Server]:
@@ -74,13 +94,8 @@ def _priced(server: Server, preset: str, context: int) -> tuple[StepCost, int]:
     return StackSteps(tables, kernel_counts(deployment), constants), room
 
 
-def _most_sequences(steps: StepCost, ranks: int, room: int, step_s: float, queries: int, context: int) -> int:
+def _most_sequences(seconds: Callable[[int], float], room: int, step_s: float) -> int:
     """The most sequences of a rank, at most `room`, that keep a step within `step_s`; 0 where not even one does."""
-
-    def seconds(sequences: int) -> float:
-        computed = sequences * queries
-        return steps.decode_s(computed, computed * ranks, computed * context)
-
     low, high = 0, room
     while low < high:
         middle = (low + high + 1) // 2

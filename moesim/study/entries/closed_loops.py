@@ -40,7 +40,7 @@ def load(server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions
     if traffic.drafts:
         rules |= {"draft_tokens": traffic.drafts, "acceptance": traffic.acceptance}
     document = _closed_loop(server, lengths, in_flight, max(8, ROUNDS * in_flight), rules)
-    return document if traffic.speed is None else slowed(document, traffic.speed, assume, runner)
+    return document if traffic.speed is None else slowed(document, traffic, assume, runner)
 
 
 def benchmark(server: Server, lengths: Lengths, assume: Assumptions) -> dict[str, object]:
@@ -110,19 +110,25 @@ def _share_of_memory(server: Server, policy: Policy) -> float:
     return round((others + policy.free_share * (hbm - others)) / hbm, 6)
 
 
-def slowed(document: dict[str, object], speed: float, assume: Assumptions, runner: Runner) -> dict[str, object]:
-    """The load with the most requests in flight that still give every user `speed` tokens/s on average."""
+def slowed(document: dict[str, object], traffic: Traffic, assume: Assumptions, runner: Runner) -> dict[str, object]:
+    """The load with the most requests in flight that still give users the traffic's speed: on average, or all but the
+    slowest hundredth."""
 
     def with_flight(flight: int) -> dict[str, object]:
         load = {**document["load"], "requests": max(8, 2 * flight)}
         return {**document, "load": load | {"arrivals": {"kind": "closed_loop", "in_flight": flight}}}
 
+    def fast(flight: int) -> bool:
+        outcome = runner.run(with_flight(flight))
+        return outcome.tpot.get(traffic.statistic, outcome.total_s) <= 1 / traffic.speed
+
     step = document["parallelism"]["attention_dp"]
     low, high = 1, max(1, document["load"]["arrivals"]["in_flight"] // step)
-    if runner.run(with_flight(high * step)).tpot_s <= 1 / speed:
+    if fast(high * step):
         low = high
     while high - low > max(1, low // 16):
         middle = (low + high) // 2
-        low, high = (middle, high) if runner.run(with_flight(middle * step)).tpot_s <= 1 / speed else (low, middle)
-    assume.note(f"{low * step} requests in flight, the most that leave every user {speed:g} tokens/s")
+        low, high = (middle, high) if fast(middle * step) else (low, middle)
+    who = "every user" if traffic.statistic == "mean" else f"users at {traffic.statistic}"
+    assume.note(f"{low * step} requests in flight, the most that leave {who} {traffic.speed:g} tokens/s")
     return with_flight(low * step)

@@ -22,7 +22,7 @@ from moesim.hardware.precision import PRECISIONS
 from moesim.model.architecture import MoEModel, require_shapes
 from moesim.spec.model_file import load_model
 from moesim.spec.profile import load_profile
-from moesim.study.entries import words
+from moesim.study.entries import mlperf, words
 from moesim.study.entries.case import Assumptions, NotStated
 from moesim.study.entries.checkpoints import expert_parameters, precision
 from moesim.study.entries.degrees import Degrees, degrees
@@ -105,10 +105,10 @@ def server_of(entry: Entry, assume: Assumptions) -> Server:
     said = degrees(f"{entry.parallelism} {entry.metric if 'EP' in entry.metric else ''}")
     lower = f"{entry.parallelism} {entry.metric} {entry.batch} {entry.note}".lower()
     given = formats(entry.precision)
-    if given.weights is None and "mlperf" in f"{entry.metric} {entry.source}".lower():
+    if given.weights is None and mlperf.is_mlperf(entry):
         narrow = "fp4" if "fp4" in hardware.device.peak else "fp8_any"
         given = Formats(str(assume.take(None, narrow, "as MLPerf submissions run, weights in")), given.kv)
-    stack = words.stack(entry.software, entry.source) or ""
+    stack = words.stack(entry.software, entry.source) or mlperf.stack(entry, hardware)
     devices = _devices(entry, said, lower, hardware, assume)
     if devices is None:
         policy = precision(given, model, hardware, SERVER, Assumptions(), stack)
@@ -145,7 +145,7 @@ def _devices(entry: Entry, said: Degrees, text: str, hardware: Hardware, assume:
         whole = entry.devices
     if whole is None and occurs(r"wide[- ]?ep", text):
         whole = int(assume.take(_pool(entry, text), WIDE, "devices of a pool:"))
-    if whole is None and not entry.parallelism and "mlperf" in f"{text} {entry.source.lower()}":
+    if whole is None and not entry.parallelism and mlperf.is_mlperf(entry):
         return None
     if whole is None:
         return entry.devices if entry.devices and entry.devices <= domain(hardware) else None
@@ -175,8 +175,8 @@ def _smallest(model: MoEModel, hardware: Hardware, formats_of: dict[str, str]) -
 
 
 def domain(hardware: Hardware) -> int:
-    """Devices of a scale-up domain: of a rack of NVL72, else of one server."""
-    return 72 if "nvl72" in hardware.name else SERVER
+    """Devices of a scale-up domain, by the profile; of one server where its fabric has none (a torus)."""
+    return int(hardware.topology.get("domain", SERVER))
 
 
 def _split(said: Degrees, devices: int, lower: str, model: MoEModel, assume: Assumptions) -> tuple[int, int]:

@@ -7,6 +7,7 @@ stated.
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 from moesim.study.entries import words
@@ -81,12 +82,14 @@ def fastest(
     entry: Entry, server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions
 ) -> tuple[Server, Traffic]:
     """The deployment that serves most users at the speed that each of them gets, and the traffic with how many."""
+    gained = sum(traffic.acceptance**i for i in range(traffic.drafts + 1))
     best, most = best_at_speed(
         server,
         PRESET.get(server.stack, "vllm"),
-        step_s=sum(traffic.acceptance**i for i in range(traffic.drafts + 1)) / traffic.speed,
+        step_s=gained / traffic.speed,
         queries=1 + traffic.drafts,
-        context=lengths.input + (lengths.output or 0) // 2,
+        lengths=lengths,
+        steps=lengths.output / gained if lengths.output else math.inf,
         devices=entry.devices or domain(server.hardware),
     )
     how = (

@@ -13,7 +13,7 @@ from moesim.serving.policy import PRESETS
 from moesim.study.entries import words
 from moesim.study.entries.case import Assumptions
 from moesim.study.entries.closed_loops import PRESET, capacity
-from moesim.study.entries.deployment import Server, domain, occurs
+from moesim.study.entries.deployment import SERVER, Server, domain, occurs
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.lengths import Lengths
 from moesim.study.entries.traffic import Traffic
@@ -94,8 +94,9 @@ def _kernel(server: Server, *, prompts: bool) -> str:
     """The all-to-all kernel of a wide expert-parallel pool."""
     if server.hardware.device.kind == "tpu":
         return "ragged_all_to_all"
-    if not server.hardware.name.startswith(("h", "b", "g")):
+    hardware = server.hardware
+    if hardware.topology["kind"] != "nvlink" or "fp8" not in hardware.device.peak:  # DeepEP's are for Hopper and later
         return "nccl"
-    if server.stack == "trtllm" and server.hardware.name.startswith("gb"):
+    if server.stack == "trtllm" and domain(hardware) > SERVER:
         return "nvlink_one_sided"
     return "deepep_normal" if prompts else "deepep_low_latency"

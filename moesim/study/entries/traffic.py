@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from moesim.study.entries import words
+from moesim.study.entries import mlperf, words
 from moesim.study.entries.case import Assumptions
 from moesim.study.entries.deployment import Server, occurs
 from moesim.study.entries.entry import Entry
@@ -38,7 +38,8 @@ class Traffic:
     """sequences: under way on one attention-DP rank, None: as many as fit. speed: tokens/s that every user gets.
     drafts: tokens that multi-token prediction proposes. acceptance: chance that one is kept. most: sequences beyond
     which decoding alone is too slow for the speed, None where not known. simulated: nothing drafts, tokens are doubled.
-    offline: all requests at once, as the stack's own benchmark of its maximum throughput sends them.
+    offline: all requests at once, as the stack's own benchmark of its maximum throughput sends them. statistic: over
+    users, that keeps the speed.
     """
 
     sequences: int | None
@@ -48,6 +49,7 @@ class Traffic:
     most: int | None = None
     simulated: bool = False
     offline: bool = False
+    statistic: str = "mean"
 
 
 def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
@@ -60,9 +62,9 @@ def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
         return Traffic(None, float(speed[1]), drafts, acceptance)
     if occurs(_ALONE, text):
         return Traffic(1, None, drafts, acceptance)
-    if limit := _mlperf_limit(entry):
-        assume.note(f"at least {limit:g} tokens/s for every user (MLPerf's limit)")
-        return Traffic(None, limit, drafts, acceptance)
+    if limit := mlperf.limit(entry):
+        assume.note(f"{limit * 1e3:g} ms a token for 99 % of users (MLPerf's limit)")
+        return Traffic(None, 1 / limit, drafts, acceptance, statistic=mlperf.PERCENTILE)
     if server.stack == "deepseek" and "production" in entry.software.lower() and not batch:
         assume.note("20 tokens/s for every user, as DeepSeek states for its service")
         return Traffic(None, 20.0, drafts, acceptance)
@@ -102,17 +104,3 @@ def _chance(length: float, drafts: int) -> float:
         middle = (low + high) / 2
         low, high = (middle, high) if sum(middle**i for i in range(drafts + 1)) < length else (low, middle)
     return round(low, 4)
-
-
-def _mlperf_limit(entry: Entry) -> float | None:
-    """Tokens/s that a user must get in MLPerf's server and interactive scenarios; None elsewhere.
-
-    MLPerf Inference rules, p99 TPOT: DeepSeek-R1 80 ms server, 15 ms interactive; gpt-oss-120b 80 ms and 15 ms;
-    Mixtral 200 ms. From memory, unverified.
-    """
-    text = entry.metric.lower()
-    if "mlperf" not in f"{text} {entry.source.lower()}" or not occurs(r"server|interactive", text):
-        return None
-    if "interactive" in text:
-        return 1 / 0.015
-    return 1 / (0.2 if words.model(entry.model) == "mixtral-8x7b" else 0.08)

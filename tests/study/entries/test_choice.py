@@ -1,9 +1,14 @@
 """The deployment of a figure at a stated speed: what is tried, and that the best one is taken."""
 
+import math
+
+import pytest
+
 from moesim.study.entries import choice
-from moesim.study.entries.case import Assumptions
+from moesim.study.entries.case import Assumptions, NotStated
 from moesim.study.entries.deployment import server_of
 from moesim.study.entries.entry import Entry
+from moesim.study.entries.lengths import Lengths
 
 SERVER = server_of(
     Entry(
@@ -14,13 +19,23 @@ SERVER = server_of(
 
 
 class Steps:
-    """Two milliseconds of fixed work, and `factor` milliseconds for a token of the whole server, over its devices."""
+    """Two milliseconds of fixed work, `factor` milliseconds for a token of the whole server, over its devices, and
+    `prompt_s` for a step of prompts."""
 
-    def __init__(self, server, factor):
-        self._devices, self._factor = server.devices, factor
+    def __init__(self, server, factor, prompt_s=0.0):
+        self._devices, self._factor, self._prompt_s = server.devices, factor, prompt_s
 
     def decode_s(self, sequences, total, context, draw=0):
         return 2e-3 + self._factor * 1e-3 * total / self._devices
+
+    def mixed_s(self, sequences, total, context, prefill, draw=0):
+        assert (sequences, total, prefill.tokens, prefill.prompts) == (0, 0, 100, 1)
+        return self._prompt_s
+
+
+def _best(**changes):
+    asked = {"step_s": 12e-3, "queries": 2, "lengths": Lengths(100, 50), "steps": 25, "devices": 8}
+    return choice.best_at_speed(SERVER, "vllm", **(asked | changes))
 
 
 def test_powers_of_two_up_to_the_domain():
@@ -33,12 +48,21 @@ def test_most_sequences_within_the_step(monkeypatch):
     monkeypatch.setattr(
         choice, "_priced", lambda server, preset, context: (Steps(server, slower[server.devices]), 1000)
     )
-    best, most = choice.best_at_speed(SERVER, "vllm", step_s=12e-3, queries=2, context=100, devices=8)
+    best, most = _best(steps=math.inf)
     assert best.devices == 4
     # 2 ms + 2 tokens a sequence x 1 ms x sequences on all / devices <= 12 ms
     assert most * best.attention_dp == 20
 
 
-def test_without_room_the_given_server_stays(monkeypatch):
+def test_decoding_waits_for_the_prompts_that_its_sequences_bring(monkeypatch):
+    monkeypatch.setattr(choice, "_priced", lambda server, preset, context: (Steps(server, 1.0, prompt_s=0.05), 1000))
+    best, most = _best()
+    # 2 ms + (2 + 50 / 25) ms a sequence of a rank, where every device has a rank
+    assert (best.attention_dp, most) == (best.devices, 2)
+    assert _best(steps=math.inf)[1] == 5
+
+
+def test_a_speed_that_no_deployment_reaches_is_no_case(monkeypatch):
     monkeypatch.setattr(choice, "_priced", lambda *_: (Steps(SERVER, 1.0), 0))
-    assert choice.best_at_speed(SERVER, "vllm", step_s=1.0, queries=1, context=10, devices=8) == (SERVER, 1)
+    with pytest.raises(NotStated, match="no deployment"):
+        _best()
