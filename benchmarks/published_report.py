@@ -24,7 +24,6 @@ from moesim.study.entries.deployment import model_named, routing
 from moesim.study.entries.entry import Entry, read_entries
 from moesim.study.entries.files import scenario_text
 from moesim.study.entries.fit import calibration_text, figures, fit_calibration
-from moesim.study.entries.outcome import Runner
 from moesim.study.entries.predict import (
     ADDED,
     CONVERTED_KINDS,
@@ -33,6 +32,7 @@ from moesim.study.entries.predict import (
     predict_entries,
     rescaled,
 )
+from moesim.study.entries.runner import Runner
 from moesim.study.entries.score import rank_correlations, statistics, with_errors
 
 ROOT = Path(__file__).parent.parent

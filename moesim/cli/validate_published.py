@@ -16,8 +16,8 @@ def validate_published(path: Path, *, out: Path | None, json: bool, jobs: int = 
     Resumable: outcomes of finished scenarios stay in the user's cache folder.
     """
     from moesim.study.entries.entry import read_entries
-    from moesim.study.entries.outcome import Runner
     from moesim.study.entries.predict import CONVERTED_KINDS, converted_share, predict_table
+    from moesim.study.entries.runner import Runner
     from moesim.study.entries.score import statistics
 
     entries, table = read_entries(path)
@@ -44,7 +44,7 @@ def validate_published(path: Path, *, out: Path | None, json: bool, jobs: int = 
 def validate_scenarios(folder: Path, *, out: Path | None, json: bool) -> None:
     """Run every scenario of a folder and print its error against the figure that it expects, worst first."""
     from moesim.study.entries.files import validate_folder
-    from moesim.study.entries.outcome import Runner
+    from moesim.study.entries.runner import Runner
     from moesim.study.entries.score import statistics
 
     show = Progress()

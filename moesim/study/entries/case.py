@@ -20,8 +20,8 @@ class Case:
     document: data of a scenario file of any kind (one step, a training step, a load to serve). stack: group of the
     calibration, e.g. ``trtllm load``. age: years from the software's release to `calibration.REFERENCE`, None where it
     is not dated. assumed: what the entry does not state. base: the same without what a speed-up is about. kept: tokens
-    that users get for each token that a step computes, below 1 where drafted tokens are thrown away; kept_tokens: that
-    one user gets in a step. devices: of the whole system, None where they are the scenario's.
+    that a user gets in a step, more than 1 where drafted ones are kept. devices: of the whole system, None where they
+    are the scenario's.
     source: where the figure stands.
     """
 
@@ -33,7 +33,6 @@ class Case:
     age: float | None = None
     base: Mapping[str, object] | None = None
     kept: float = 1.0
-    kept_tokens: float = 1.0
     devices: int | None = None
     source: str = ""
 

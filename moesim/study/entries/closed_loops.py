@@ -16,7 +16,7 @@ from moesim.study.entries.case import Assumptions, NotStated
 from moesim.study.entries.deployment import Server
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.lengths import Lengths
-from moesim.study.entries.outcome import Runner
+from moesim.study.entries.runner import Runner
 from moesim.study.entries.traffic import Traffic
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.footprint import footprint, kv_bytes

@@ -15,9 +15,9 @@ from moesim.study.entries.calibration import Calibration, load_calibration
 from moesim.study.entries.case import Case, NotStated
 from moesim.study.entries.documents import document_of, text_of
 from moesim.study.entries.entry import Entry
-from moesim.study.entries.outcome import Runner
 from moesim.study.entries.predict import one_line, predict_case
 from moesim.study.entries.quantity import quantity
+from moesim.study.entries.runner import Runner
 
 _SCHEMAS = {"load": "serving", "training": "training"}
 
@@ -32,8 +32,8 @@ def scenario_text(case: Case, entry: Entry, value: float, description: str) -> s
         "unit": entry.unit,
         "stack": case.stack,
     }
-    optional = {"age": case.age, "kept": case.kept, "kept_tokens": case.kept_tokens, "devices": case.devices}
-    default = {"age": None, "kept": 1.0, "kept_tokens": 1.0, "devices": None}
+    optional = {"age": case.age, "kept": case.kept, "devices": case.devices}
+    default = {"age": None, "kept": 1.0, "devices": None}
     expected |= {name: given for name, given in optional.items() if given != default[name]}
     if case.assumed:
         expected["assumed"] = list(case.assumed)
@@ -65,7 +65,6 @@ def case_of_file(document: Document) -> tuple[Case, Expected]:
         expected.assumed,
         age=expected.age,
         kept=expected.kept,
-        kept_tokens=expected.kept_tokens,
         devices=expected.devices,
         source=expected.source,
     )

@@ -18,9 +18,9 @@ from moesim.study.entries.closed_loops import PRESET, load
 from moesim.study.entries.deployment import Server, domain, occurs, server_of
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.lengths import Lengths, lengths_of
-from moesim.study.entries.outcome import Runner
 from moesim.study.entries.pools import decode_step, overlap_of, prefill_step
 from moesim.study.entries.quantity import Quantity
+from moesim.study.entries.runner import Runner
 from moesim.study.entries.traffic import Traffic, traffic_of
 
 _BASELINE_YEARS = 1.0  # that a baseline is older than what a document made of it
@@ -64,7 +64,6 @@ def inference_case(entry: Entry, quantity: Quantity, runner: Runner) -> Case:
         age=_age(entry, server, assume),
         base=base,
         kept=tokens,
-        kept_tokens=tokens,
         devices=entry.devices if quantity.per == "system" else None,
     )
 

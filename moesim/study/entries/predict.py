@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
-from moesim.errors import MoesimError
+from moesim.errors import Infeasible, MoesimError
 from moesim.spec.profile import load_profile
 from moesim.study.entries.calibration import Calibration, Factors, load_calibration
 from moesim.study.entries.case import Case, NotStated
@@ -16,9 +16,10 @@ from moesim.study.entries.entry import Entry
 from moesim.study.entries.inference import inference_case
 from moesim.study.entries.kernels import predict_kernels
 from moesim.study.entries.lighter import lighter, with_recomputation
-from moesim.study.entries.outcome import DoesNotFit, Outcome, Runner
+from moesim.study.entries.outcome import Outcome
 from moesim.study.entries.quantity import quantity
 from moesim.study.entries.reading import grows_with_time, read, token_seconds
+from moesim.study.entries.runner import Runner
 from moesim.study.entries.training import training_case
 
 ADDED = ("predicted", "low", "high", "assumed", "reason")
@@ -90,7 +91,7 @@ def run_case(case: Case, runner: Runner) -> tuple[Case, Outcome]:
     without the framework's reserve, and decodes fewer sequences where their number is assumed. Raises MoesimError."""
     try:
         return case, runner.run(case.document)
-    except DoesNotFit:
+    except Infeasible:
         if "load" in case.document:
             raise
     if case.document["workload"]["kind"] != "training":
@@ -99,7 +100,7 @@ def run_case(case: Case, runner: Runner) -> tuple[Case, Outcome]:
     for document in choices[:-1]:
         try:
             return with_recomputation(case, document), runner.run(document)
-        except DoesNotFit:
+        except Infeasible:
             continue
     return with_recomputation(case, choices[-1]), runner.run(choices[-1])
 
@@ -118,7 +119,7 @@ def _squeezed(case: Case, runner: Runner) -> tuple[Case, Outcome]:
             last = replace(last, assumed=(*tight.assumed, f"{sequences} sequences beside the buffers of exchanges"))
         try:
             return last, runner.run(last.document)
-        except DoesNotFit as error:
+        except Infeasible as error:
             why = error
     raise why
 

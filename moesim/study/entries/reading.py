@@ -73,11 +73,11 @@ def _mfu(case: Case, outcome: Outcome, seconds: float) -> float:
 
 
 def _user(case: Case, outcome: Outcome, seconds: float) -> float:
-    return case.kept_tokens / _latency(case, outcome.tpot, outcome, seconds)
+    return case.kept / _latency(case, outcome.tpot, outcome, seconds)
 
 
 def _tpot(case: Case, outcome: Outcome, seconds: float) -> float:
-    return _latency(case, outcome.tpot, outcome, seconds) / case.kept_tokens
+    return _latency(case, outcome.tpot, outcome, seconds) / case.kept
 
 
 def _ttft(case: Case, outcome: Outcome, seconds: float) -> float:

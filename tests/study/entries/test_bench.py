@@ -7,8 +7,8 @@ from moesim.study.entries.case import Assumptions
 from moesim.study.entries.deployment import server_of
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.lengths import Lengths
-from moesim.study.entries.outcome import Runner
 from moesim.study.entries.predict import case_of
+from moesim.study.entries.runner import Runner
 
 QUEUED = Entry(
     "one", kind="inference", model="Qwen3-30B-A3B", hardware="B200", devices=1, parallelism="TP1", precision="FP4",

@@ -13,8 +13,8 @@ from moesim.spec.training_scenario import TrainingScenario
 from moesim.study.entries.calibration import SHIPPED, load_calibration
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.files import case_of_file, scenario_text, validate_folder
-from moesim.study.entries.outcome import Runner
 from moesim.study.entries.predict import case_of
+from moesim.study.entries.runner import Runner
 
 FOLDER = Path(__file__).parents[3] / "scenarios" / "published"
 ENTRY = Entry(

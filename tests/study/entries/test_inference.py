@@ -4,11 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from moesim.errors import Infeasible
 from moesim.study.entries.case import Case
 from moesim.study.entries.entry import Entry
-from moesim.study.entries.outcome import DoesNotFit, Outcome, Runner
+from moesim.study.entries.outcome import Outcome
 from moesim.study.entries.predict import case_of, run_case
 from moesim.study.entries.quantity import Quantity
+from moesim.study.entries.runner import Runner
 
 WIDE = Entry(
     "pool", kind="inference", model="DeepSeek-V3", hardware="H100", devices=32, parallelism="decode EP32",
@@ -97,7 +99,7 @@ class Small(Runner):
 
     def run(self, data):
         if "memory" not in data or data["workload"]["sequences_per_rank"] > self.room:
-            raise DoesNotFit("does not fit")
+            raise Infeasible("does not fit")
         return Outcome(1, 1, 1.0, {"compute": 1.0}, output_tokens=data["workload"]["sequences_per_rank"])
 
 
@@ -107,8 +109,8 @@ def test_a_pool_whose_sequences_are_assumed_decodes_as_many_as_fit():
     found, outcome = run_case(case, Small(room=92))
     assert outcome.output_tokens == 90
     assert "90 sequences" in found.assumed[-1]
-    with pytest.raises(DoesNotFit):
+    with pytest.raises(Infeasible):
         run_case(case, Small(room=50))
-    with pytest.raises(DoesNotFit):  # how many there are is stated
+    with pytest.raises(Infeasible):  # how many there are is stated
         run_case(replace(case, assumed=()), Small(room=92))
     assert run_case(replace(case, assumed=()), Small(room=100))[1].output_tokens == 100

@@ -7,14 +7,15 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from moesim.errors import MoesimError
+from moesim.errors import Infeasible, MoesimError
 from moesim.study.entries.calibration import Calibration, Factors
 from moesim.study.entries.case import Case, NotStated
 from moesim.study.entries.entry import Entry, entry_of, read_entries
-from moesim.study.entries.outcome import Outcome, Runner
+from moesim.study.entries.outcome import Outcome
 from moesim.study.entries.predict import case_of, converted_share, predict_entry, predict_table
 from moesim.study.entries.quantity import Quantity
 from moesim.study.entries.reading import read
+from moesim.study.entries.runner import Runner
 from moesim.study.entries.score import rank_correlations, statistics
 
 FIGURES = [
@@ -80,6 +81,22 @@ def test_an_interrupted_run_goes_on_from_its_cache(tmp_path):
     (kept,) = tmp_path.glob("published-*.json")
     kept.write_text(kept.read_text().replace(str(outcome.devices), str(outcome.devices)))
     assert Runner(tmp_path).run(document) == outcome
+
+
+def test_what_does_not_fit_is_known_as_such_when_read_back(tmp_path):
+    document = {
+        "model": "deepseek-v3", "cluster": {"hardware": "h100", "devices": 2},
+        "parallelism": {"attention_dp": 2, "tp": 1, "ep": 2, "expert_tp": 1},
+        "precision": {"experts": "bf16", "dense": "bf16", "dispatch": "bf16", "combine": "bf16", "kv": "bf16"},
+        "routing": {"kind": "balanced"}, "placement": {"kind": "contiguous", "slots_per_rank": 128},
+        "overlap": {"kind": "none"}, "workload": {"kind": "decode", "sequences_per_rank": 8, "context": 100},
+    }  # fmt: skip
+    for _ in range(2):
+        with pytest.raises(Infeasible, match="does not fit"):
+            Runner(tmp_path).run(document)
+    with pytest.raises(MoesimError) as other:
+        Runner(tmp_path).run({**document, "model": "nobody's"})
+    assert not isinstance(other.value, Infeasible)
 
 
 def test_a_server_that_cannot_be_is_refused():

@@ -5,8 +5,8 @@ import pytest
 from moesim.study.entries.case import Assumptions, NotStated
 from moesim.study.entries.degrees import stages
 from moesim.study.entries.entry import Entry
-from moesim.study.entries.outcome import Runner
 from moesim.study.entries.predict import case_of, run_case
+from moesim.study.entries.runner import Runner
 from moesim.study.entries.training_outcome import _microbatches, _run, training_outcome
 
 ENTRY = {

@@ -1,13 +1,15 @@
-"""What a stack adds to the kernels of a decode step, by hand."""
+"""Outcomes of inference: what a stack adds to the kernels of a decode step, and seconds by kind, by hand."""
+
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from moesim.serving.stack import kernel_counts
+from moesim.serving.stack import StackSteps, kernel_counts
 from moesim.spec.assembly import assemble
 from moesim.spec.serving_constants import load_fitted
 from moesim.study.entries.documents import document_of
-from moesim.study.entries.outcome import stack_seconds
+from moesim.study.entries.inference_outcome import _by_kind, stack_seconds
 from moesim.workload.deployment import Batch
 
 STEP = {
@@ -31,3 +33,25 @@ def test_small_kernels_run_once_a_micro_batch_and_hide_behind_exchanges():
     assert stack_seconds(deployment, batch, "two_batch", 0.0) == pytest.approx(fixed + 2 * small)
     assert stack_seconds(deployment, batch, "two_batch", small / 2) == pytest.approx(fixed + 1.5 * small)
     assert stack_seconds(deployment, batch, "two_batch", 3 * small) == pytest.approx(fixed)
+
+
+class Price(StackSteps):
+    """A pool's price: all of a journal's seconds are of one kind."""
+
+    def __init__(self, kind):
+        self._kind = kind
+
+    def by_kind(self, rows):
+        return {self._kind: float(rows["seconds"].sum())}
+
+
+def test_each_pool_is_priced_by_its_own_costs():
+    def journal(seconds):
+        return SimpleNamespace(table=lambda: {"seconds": np.array([seconds])})
+
+    result = SimpleNamespace(
+        assembly=SimpleNamespace(scenario=SimpleNamespace(prefill=SimpleNamespace(servers=2))),
+        run=SimpleNamespace(journals=[journal(1.0), journal(3.0), journal(4.0)]),
+        costs=(Price("prompts"), Price("dense")),
+    )
+    assert _by_kind(result) == pytest.approx({"prompts": 4 / 3, "dense": 4 / 3})
