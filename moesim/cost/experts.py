@@ -62,7 +62,8 @@ def routed_experts(
         "dtype": dtype,
     }  # fmt: skip
     if grouped and dtype in DTYPES and machine.device.kind == "gpu":
-        cost = estimate(machine, GROUPED, rows | {"scattered": scattered}, {"dtype": dtype, "software": STACK})
+        wanted = {"dtype": dtype, "software": STACK, "kernel": kernel}
+        cost = estimate(machine, GROUPED, rows | {"scattered": scattered}, wanted)
     else:
         cost = estimate(machine, EXPERTS, rows, {"dtype": dtype, "kernel": kernel})
     some = pairs > 0

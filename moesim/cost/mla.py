@@ -1,12 +1,16 @@
-"""Multi-head latent attention (DeepSeek-V2/V3): every head reads one stored latent of 512 + 64 dims.
+"""Multi-head latent attention (DeepSeek-V2/V3): a token's keys and values are stored as one latent, for all heads.
 
-Decode runs absorbed: all H query heads of a rank, 576 dims for keys and 512 for values, share the one stored head of
-576 elements a token, which tensor parallelism replicates. Prefill expands the latent to H heads of 192/128 dims, except
-kernels that run it absorbed too (choice ``absorbed``: the table of FlashAttention-3 in SGLang on Hopper). Steps never
-take such a table: stacks expand the latent of prompts (`forward_mha` in SGLang's deepseek_v2.py), which is 3.4 times
-fewer FLOPs; the nearest kernel that expands answers. The equations are those of
-`moesim.cost.attention_decode` and `moesim.cost.attention_prefill`. Valid for 1 to 128 heads a rank, batches to 1,024
-and contexts to 131,072; fitted at 512 + 64 and 192/128 dims only. Known error: docs/cost-models/attention.md.
+Decode runs absorbed: all H query heads of a rank share the stored head, whose latent and rotary dims (512 + 64 in
+DeepSeek-V3) are the keys and whose latent dims are the values; tensor parallelism replicates it. Prefill expands the
+latent to H heads of their own keys and values (192 and 128 dims). The equations are those of
+`moesim.cost.attention_decode` and `moesim.cost.attention_prefill` with these dims.
+
+Some prefill kernels run absorbed too (choice ``absorbed``: the table of FlashAttention-3 in SGLang on Hopper). Steps
+are never priced by such a table where a kernel that expands was measured: stacks expand the latent of prompts
+(`forward_mha` in SGLang's deepseek_v2.py), which is 3.4 times fewer FLOPs.
+
+Valid for 1 to 128 heads a rank, batches to 1,024 and contexts to 131,072; fitted at DeepSeek-V3's dims only. Known
+error: docs/cost-models/attention.md.
 """
 
 from __future__ import annotations

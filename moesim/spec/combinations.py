@@ -9,7 +9,9 @@ from moesim.spec.scenario import Scenario
 
 def check_combinations(scenario: Scenario, model: MoEModel) -> None:
     """Raise InvalidInput with every combination that moesim cannot run. model: the part of it that runs."""
-    problems = [*_offloaded(scenario, model), *_drafted(scenario), *_encoded(scenario, model)]
+    problems = [
+        *_offloaded(scenario, model), *_dropping(scenario, model), *_drafted(scenario), *_encoded(scenario, model),
+    ]  # fmt: skip
     if problems:
         raise InvalidInput(problems)
 
@@ -34,6 +36,12 @@ def _offloaded(scenario: Scenario, model: MoEModel) -> list[Problem]:
     if scenario.capacity is not None:
         wrong.append(Problem("offloading knows no dropped tokens; drop this block", "capacity"))
     return wrong + _only_one(scenario, "offloading runs", "instances", "pp", "cp")
+
+
+def _dropping(scenario: Scenario, model: MoEModel) -> list[Problem]:
+    if scenario.capacity is None or model.moe_layers:
+        return []
+    return [Problem("the model has no routed experts that could drop tokens; drop this block", "capacity")]
 
 
 def _drafted(scenario: Scenario) -> list[Problem]:

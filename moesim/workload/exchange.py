@@ -213,3 +213,21 @@ def _context_part(count: int, batch: Batch, cp: int) -> np.ndarray:
         return place * cp // max(count, 1)
     run = place % batch.new_tokens * 2 * cp // batch.new_tokens
     return np.minimum(run, 2 * cp - 1 - run)
+
+
+def most_held(stage: Stage, batch: Batch) -> int:
+    """Tokens of the rank that routes most of them: the largest count of `holders`, without listing the tokens."""
+    p = stage.parallelism
+    if stage.alone:
+        return int(batch.tokens.sum())
+    parts = max(_largest_part(int(count), batch, p.cp) for count in batch.tokens)
+    return -(-parts // p.tp) if stage.sharded else parts
+
+
+def _largest_part(count: int, batch: Batch, cp: int) -> int:
+    """Tokens of the context-parallel rank of a replica that has most."""
+    if cp == 1 or batch.phase == "decode":
+        return -(-count // cp)
+    ends = -(-np.arange(2 * cp + 1) * batch.new_tokens // (2 * cp))  # where each run of a prompt begins
+    runs = np.diff(ends)
+    return count // batch.new_tokens * int((runs + runs[::-1])[:cp].max())

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from moesim.cost.exchange_memory import buffer_bytes
 from moesim.hardware.precision import PRECISIONS
 from moesim.model import shapes
 from moesim.model.architecture import Layer
 from moesim.workload import local
 from moesim.workload.deployment import Batch, Deployment
-from moesim.workload.exchange import holders
+from moesim.workload.exchange import most_held
 from moesim.workload.stage import Stage
 
 BF16 = PRECISIONS["bf16"].bytes
@@ -42,7 +40,7 @@ def dispatch_bytes(deployment: Deployment, stage: Stage, batch: Batch, received:
     gathered = received * hidden * (policy.dispatch.bytes + policy.combine.bytes)
     if p.ep == 1:  # nothing is dispatched, tokens are gathered
         return gathered
-    owned = int(np.bincount(holders(stage, batch), minlength=1).max())
+    owned = most_held(stage, batch)
     return buffer_bytes(
         deployment.kernel,
         tokens=owned,

@@ -71,3 +71,11 @@ def test_mistakes_are_named(moesim, change, said):
     code, out, err = moesim("run", *QUICK, "--set", change)
     assert (code, out) == (2, "")
     assert said in err, err
+
+
+def test_a_dense_model_drops_nothing(moesim):
+    dense = ("model=llama-3.1-8b", "capacity={factor: 1}", "parallelism={attention_dp: 8, tp: 1, ep: 1, expert_tp: 8}")
+    sets = (part for change in dense for part in ("--set", change))
+    code, out, err = moesim("run", "mixtral-8x7b-h100", *sets)
+    assert (code, out) == (2, "")
+    assert "capacity: the model has no routed experts that could drop tokens; drop this block" in err

@@ -43,6 +43,14 @@ def test_other_formats_run_as_before():
     assert _seconds(Machine(H100), [64] * 8, **bf16) == _seconds(Machine(H100), [64] * 8, grouped=False, **bf16)
 
 
+def test_a_kernel_can_be_named():
+    machine = machine_for(load_profile("b200"), "sglang", load_profile)
+    nvfp4 = {"weights": PRECISIONS["nvfp4"], "activations": PRECISIONS["nvfp4"]}
+    one, other = (_seconds(machine, [64] * 8, kernel=kernel, **nvfp4) for kernel in ("cutlass", "min_latency"))
+    assert one != other
+    assert _seconds(machine, [64] * 8, **nvfp4) in (one, other)
+
+
 @pytest.mark.parametrize(
     ("tokens", "flops_per_s", "tolerance"),
     [

@@ -1,5 +1,7 @@
 """Any legal combination of degrees: the step runs inside its bounds, and tokens, queries and bytes are conserved."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import assume, given, settings
@@ -12,7 +14,7 @@ from moesim.model.per_token import mean_attended_tokens
 from moesim.network.coflow import rates
 from moesim.workload import local, micro_batch, routers
 from moesim.workload.deployment import Batch
-from moesim.workload.exchange import holders
+from moesim.workload.exchange import holders, most_held
 from moesim.workload.inference import inference_step
 from moesim.workload.overlap import OVERLAPS
 from moesim.workload.sequences import own_part
@@ -63,6 +65,7 @@ def test_every_legal_combination(shared_scenario, chosen, workload, kernel, over
     tokens = int(batch.tokens.sum())
     held = np.bincount(holders(stages[0], batch), minlength=stages[0].parallelism.devices)
     assert held.sum() == tokens
+    assert most_held(stages[0], batch) == held.max()
     if not stages[0].alone:
         assert np.ptp(held) <= 2 * chosen["cp"] * max(8 // chosen["pp"], 1)
     assert [layer.tokens.sum() for layer in step.traffic[0]] == [2 * tokens] * 3
@@ -70,6 +73,18 @@ def test_every_legal_combination(shared_scenario, chosen, workload, kernel, over
     # What leaves one rank arrives at another.
     for op in {id(op.transfer): op for program in step.programs for op in program.ops if op.transfer}.values():
         assert op.transfer.sent.sum() == pytest.approx(op.transfer.received.sum())
+
+
+@given(
+    tokens=st.lists(st.integers(0, 40), min_size=2, max_size=2), cp=st.integers(1, 4), tp=st.integers(1, 3),
+    length=st.integers(1, 9), phase=st.sampled_from(["decode", "prefill"]), sharded=st.booleans(),
+)  # fmt: skip
+def test_most_tokens_of_a_rank_are_counted_without_listing_them(tokens, cp, tp, length, phase, sharded):
+    new = length if phase == "prefill" else 1
+    grid = np.arange(2 * cp * tp).reshape(1, 2, cp, tp)
+    stage = SimpleNamespace(parallelism=SimpleNamespace(cp=cp, tp=tp, grid=grid), alone=False, sharded=sharded)
+    batch = Batch(phase, np.array(tokens), new, 0)
+    assert most_held(stage, batch) == np.bincount(holders(stage, batch), minlength=1).max()
 
 
 @given(
