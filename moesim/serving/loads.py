@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
+
+from moesim.serving.grids import TOKENS
+from moesim.workload.deployment import Deployment
 
 WINDOWS = 16  # draws a batch size; each stands for a layer of a step
 # Log standard deviation of the popularity of experts. Loads of served DeepSeek-R1 are nearly lognormal with 0.6-0.9
@@ -10,6 +15,21 @@ WINDOWS = 16  # draws a batch size; each stands for a layer of a step
 # each other more than tokens of a whole log do. 0 is balanced routing.
 REALISTIC_SIGMA = 0.9
 _SEED = 7
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnLoads:
+    """A `moesim.serving.expert_tables.ExpertLoads` of drawn popularities: every layer of a step has a window of its
+    own. sigma: their log standard deviation."""
+
+    sigma: float = REALISTIC_SIGMA
+    changing = False
+
+    def pairs(self, phase: str, deployment: Deployment, rows: tuple[int, ...]) -> np.ndarray:
+        """As `ExpertLoads` says: one row stands for all; experts lie on the ranks in order."""
+        experts = deployment.model.layers[deployment.model.moe_layers[rows[0]]].experts
+        loads = drawn_loads(TOKENS, experts.routed, experts.top_k, sigma=self.sigma)
+        return loads.reshape(*loads.shape[:2], 1, deployment.parallelism.ep, -1)
 
 
 def drawn_loads(

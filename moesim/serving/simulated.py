@@ -2,13 +2,15 @@
 
 Alike steps are simulated once. A batch bucket (powers of √2 sequences a rank) draws from a fixed set of trace windows,
 one after another as decoding goes on (`STEPS_PER_DRAW`), each at one context; how time grows with the context is
-simulated on the first window. Between buckets times are interpolated. A stack's constants add its host's part.
+simulated on the first window. Between buckets times are interpolated. A stack's constants add its host's part, and
+`Speedup` says how much faster its kernels run inside whole steps than the kernel tables have them.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,14 +18,23 @@ import numpy as np
 from moesim.engine.simulate import simulate
 from moesim.engine.wire import Rates
 from moesim.routing.replay import Routes
+from moesim.serving.replayed import WINDOWS, window_of
 from moesim.serving.stack import Constants, Counts
 from moesim.serving.steps import Prefill
 from moesim.workload.deployment import Batch, Deployment
 from moesim.workload.inference import inference_step
 
-WINDOWS = 16
 _CONTEXTS = tuple(2**power for power in range(6, 18))
 _MIDDLE = 2048  # context at which the windows are compared
+
+
+@dataclass(frozen=True, slots=True)
+class Speedup:
+    """What a stack's whole steps take of the simulated kernels' time: factors on steps that only decode, and on those
+    that hold prompts. Below 1 by what is fused, launched early or overlapped and that single kernels' tables lack."""
+
+    decode: float = 1.0
+    prompts: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +50,7 @@ class SimulatedSteps:
 
     pool: routes of many tokens a rank, of which each window takes some; None for a dense model. overlap: one of
     `moesim.workload.overlap.OVERLAPS`. rates: of the network's fidelity. counts, constants: what the host adds.
+    speedup: of the stack's kernels.
     """
 
     def __init__(
@@ -50,15 +62,23 @@ class SimulatedSteps:
         rates: Rates,
         counts: Counts,
         constants: Constants,
+        speedup: Speedup,
         windows: int = WINDOWS,
     ):
-        self._deployment, self._pool, self._overlap, self._rates = deployment, pool, overlap, rates
+        self.deployment, self._pool, self._overlap, self._rates = deployment, pool, overlap, rates
         self._counts, self._constants, self._windows = counts, constants, windows
+        self._speedup = speedup
         self._buckets: dict[int, Bucket] = {}
         self._grown: dict[tuple[int, int], float] = {}
         self._prompts: dict[tuple[int, int], float] = {}
         self._decode: dict[tuple[int, int], float] = {}
         self.simulated = 0
+
+    def under(self, speedup: Speedup) -> SimulatedSteps:
+        """The same steps under other factors; what one of them simulates, both know."""
+        other = copy(self)
+        other._speedup = speedup
+        return other
 
     @property
     def buckets(self) -> dict[int, Bucket]:
@@ -79,7 +99,7 @@ class SimulatedSteps:
         """As `StepCost` says; every rank has as many sequences as the busiest."""
         c, counts = self._constants, self._counts
         host = c.fixed + c.sequence * sequences + counts.layers * counts.unpriced * c.kernel
-        return host + self._between_buckets(sequences, context / sequences, draw)
+        return host + self._speedup.decode * self._between_buckets(sequences, context / sequences, draw)
 
     def bend(self, sequences: int, context: float) -> float:
         """As `StepCost` says."""
@@ -91,9 +111,10 @@ class SimulatedSteps:
         length = max(1, round((2 * prefill.attended / prefill.prompts) ** 0.5))
         prompts = max(1, round((prefill.tokens + sequences) / length))
         seconds = self._prefill(prompts, length) * (prefill.tokens + sequences) / (prompts * length)
+        seconds *= self._speedup.prompts
         if sequences:
-            mean = context / sequences
-            seconds += self._between_buckets(sequences, mean) - self._between_buckets(sequences, 1.0)
+            attention = self._between_buckets(sequences, context / sequences) - self._between_buckets(sequences, 1.0)
+            seconds += self._speedup.decode * attention
         seconds += counts.layers * counts.unpriced * c.kernel
         if prefill.tokens + sequences > c.graph_tokens:
             seconds = max(seconds, counts.layers * counts.eager * c.eager)
@@ -130,34 +151,29 @@ class SimulatedSteps:
         return self._grown[key]
 
     def _prefill(self, prompts: int, length: int) -> float:
-        """Seconds of a step of so many prompts on each rank, by buckets of √2 in their length."""
-        bucket = round(2 ** (round(2 * np.log2(length)) / 2))
-        key = (prompts, bucket)
+        """Seconds of a step of so many prompts on each rank, by buckets of √2 in their number and length."""
+        key = _nearest(prompts), _nearest(length)
         if key not in self._prompts:
-            self._prompts[key] = self._simulate("prefill", prompts, bucket, 0, 0)[0]
-        return self._prompts[key] * length / bucket
+            self._prompts[key] = self._simulate("prefill", *key, 0, 0)[0]
+        return self._prompts[key] * (prompts * length) / (key[0] * key[1])
 
     def _simulate(self, phase: str, sequences: int, new_tokens: int, context: int, window: int) -> tuple[float, float]:
         """(seconds, hottest rank over mean rank) of one step."""
         self.simulated += 1
-        deployment = self._deployment
+        deployment = self.deployment
         ranks = deployment.parallelism.attention_dp
         batch = Batch(phase, np.full(ranks, sequences), new_tokens, context)
-        routes = None if self._pool is None else self._window(batch, window)
+        routes = None if self._pool is None else window_of(self._pool, int(batch.tokens[0]), window)
         step = inference_step(deployment, batch, routes, self._overlap)
         timeline = simulate(step.programs, self._rates, deployment.network.capacity)
         tokens = [layer.tokens.sum(axis=1) for part in step.traffic for layer in part]
         hottest = np.mean([load.max() / max(load.mean(), 1e-9) for load in tokens]) if tokens else 1.0
         return step.seconds(timeline), float(hottest)
 
-    def _window(self, batch: Batch, window: int) -> Routes:
-        """The batch's tokens from the pool: each rank reads its own stretch, windows follow one another."""
-        pool, need = self._pool, int(batch.tokens[0])
-        begins, length = pool.offsets[:-1], np.diff(pool.offsets)
-        places = (window * need + np.arange(need))[None, :] % length[:, None]
-        chosen = (begins[:, None] + places).reshape(-1)
-        offsets = np.arange(len(begins) + 1) * need
-        return Routes(pool.ids[:, chosen], None, offsets, pool.tokens[:, chosen], pool.reused, pool.synthetic)
+
+def _nearest(number: int) -> int:
+    """The nearest power of √2, rounded."""
+    return round(2 ** (round(2 * np.log2(number)) / 2))
 
 
 def _around(sequences: int) -> tuple[int, int]:

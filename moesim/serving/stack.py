@@ -24,7 +24,8 @@ from math import exp, inf
 import numpy as np
 
 from moesim.model.architecture import MoEModel
-from moesim.serving.kernels import CONTEXTS, LENGTHS, PROMPTS, SEQUENCES, TOKENS, KernelTables, norm_over_heads
+from moesim.serving.grids import CONTEXTS, LENGTHS, PROMPTS, SEQUENCES, TOKENS
+from moesim.serving.kernels import KernelTables, norm_over_heads
 from moesim.serving.steps import Prefill
 from moesim.workload.deployment import Deployment
 
@@ -150,34 +151,37 @@ def combine(parts: dict, counts: Counts, c: Constants, sequences, prefill_tokens
 
 
 class StackSteps:
-    """Step times of one stack on one deployment: a `moesim.serving.steps.StepCost`. age: years before 2026-04."""
+    """Step times of one stack on one deployment: a `moesim.serving.steps.StepCost`. age: years before 2026-04.
 
-    draws = 1
+    Windows of the experts' loads follow one another in steps that only decode; those that hold prompts take their mean.
+    """
 
     def __init__(self, tables: KernelTables, counts: Counts, constants: Constants, age: float = 0.0):
         self._tables, self._counts, self._c = tables, counts, constants
         self._slowdown = exp(constants.ageing * age)
-        self._by_sequences: dict[tuple[int, int], _Line] = {}
+        self._by_sequences: dict[tuple[int, int, int], _Line] = {}
         self._bends = CONTEXTS.tolist()
-        self._hottest = _Line(TOKENS, tables.hottest)
+        self._hottest = [_Line(TOKENS, line) for line in tables.decoding.hottest]
+        self.draws = len(self._hottest)
         c = constants
         self._dense = _Line(TOKENS, c.dense * tables.dense_s + c.communication * tables.communication_s)
-        experts = c.expert_bytes * tables.expert_bytes_s + c.expert_flops * tables.expert_flops_s
-        self._experts = _Line(TOKENS, (experts + tables.experts_s) / 2)
+        experts = tables.prompts
+        priced = c.expert_bytes * experts.bytes_s + c.expert_flops * experts.flops_s
+        self._experts = _Line(TOKENS, ((priced + experts.kernels_s) / 2).mean(axis=0))
         self._head = _Line(SEQUENCES, tables.head_s)
         self._attention = _Plane(SEQUENCES, CONTEXTS, c.attention * tables.decode_s)
         self._prefill = _Plane(PROMPTS, LENGTHS, c.prefill_attention * tables.prefill_s)
 
     def decode_s(self, sequences: int, total: int, context: float, draw: int = 0) -> float:
-        """As `StepCost` says; means over windows, of which every layer of a step has one."""
-        line = self._by_sequences.get((sequences, total))
+        """As `StepCost` says."""
+        line = self._by_sequences.get((sequences, total, draw))
         if line is None:
-            line = self._by_sequences[sequences, total] = self._decode_line(sequences, total)
+            line = self._by_sequences[sequences, total, draw] = self._decode_line(sequences, total, draw)
         return line(context / sequences)
 
     def hottest(self, sequences: int, total: int, draw: int = 0) -> float:
         """As `StepCost` says."""
-        return self._hottest(total)
+        return self._hottest[draw](total)
 
     def bend(self, sequences: int, context: float) -> float:
         """As `StepCost` says."""
@@ -222,12 +226,12 @@ class StackSteps:
         found["host"] = float(((whole - sum(decode.values())) * weight * ~prompts).sum())
         return found | {"prompts": float((whole * weight * prompts).sum())}
 
-    def _decode_line(self, sequences: int, total: int) -> _Line:
-        """Seconds over the mean context for one batch size."""
+    def _decode_line(self, sequences: int, total: int, draw: int) -> _Line:
+        """Seconds over the mean context for one batch size and window."""
         contexts = CONTEXTS.astype(float)
         one, none = np.full(contexts.size, float(sequences)), np.zeros(contexts.size)
         everything = np.full(contexts.size, float(total))
-        parts = self._tables.parts(one, everything, contexts * sequences, none, none, none, none)
+        parts = self._tables.parts(one, everything, contexts * sequences, none, none, none, none, draw)
         seconds = combine(parts, self._counts, self._c, one, none)
         return _Line(CONTEXTS, seconds * self._slowdown)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 
@@ -40,7 +42,8 @@ class Assembly:
     """A scenario ready to run. routes: of the (first) step; None for a dense model. offload: steps that it replays.
 
     draft: what proposes tokens that a decode step checks. route_cache: how good looked-up routes are. dropped:
-    [moe_layer] share of the step's choices that their experts had no room for.
+    [moe_layer] share of the step's choices that their experts had no room for. draw: routes of another batch of the
+    same deployment, from the same trace; None for a dense model.
     """
 
     name: str
@@ -54,6 +57,7 @@ class Assembly:
     draft: Draft | None = None
     route_cache: CacheQuality | None = None
     dropped: np.ndarray | None = None
+    draw: Callable[[Batch], Routes] | None = None
 
     def provenance(self) -> dict[str, str]:
         """Where the inputs come from, in words."""
@@ -105,9 +109,10 @@ def assemble(
     draft = tell.now(lambda: _draft(scenario, deployment, document), "workload.speculative")
     if scenario.offload is None and fits:
         _check_even(scenario, deployment, batch, draft)
-    routes = dropped = offload = None
+    routes = dropped = offload = draw = None
     if experts:
-        routes = tell.now(lambda: draw_routes(scenario, site, replayed, batch, placement), "routing")
+        draw = partial(draw_routes, scenario, site, replayed, placement=placement)
+        routes = tell.now(lambda: draw(batch), "routing")
     if scenario.capacity is not None and routes is not None:
         limit = scenario.capacity
         routes, dropped = drop_over_capacity(routes, placement.experts, factor=limit.factor, group=limit.group)
@@ -123,7 +128,8 @@ def assemble(
             "offload",
         )  # fmt: skip
     title = _title(scenario, model, parts.hardware)
-    return Assembly(document.name, title, scenario, deployment, batch, trace, routes, offload, draft, quality, dropped)
+    made = (trace, routes, offload, draft, quality, dropped, draw)
+    return Assembly(document.name, title, scenario, deployment, batch, *made)
 
 
 def _deployment(

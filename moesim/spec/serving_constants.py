@@ -10,6 +10,7 @@ from pydantic import create_model
 
 import moesim
 from moesim.serving.effects import FEATURES, Effects
+from moesim.serving.simulated import Speedup
 from moesim.serving.stack import Constants
 from moesim.spec.loading import Spec, read
 
@@ -28,6 +29,13 @@ class _Effects(Spec):
     slopes: dict[str, tuple[_Slopes, _Slopes]]
 
 
+class _Simulated(Spec):
+    speedup: dict[str, _Pair]
+    ttft_interval: _Pair
+    tpot_interval: _Pair
+    errors: dict[str, dict[str, float]]
+
+
 class _File(Spec):
     source: str
     date: str
@@ -38,6 +46,18 @@ class _File(Spec):
     known_tpot_interval: _Pair
     stacks: dict[str, _Stack]
     effects: _Effects
+    simulated: _Simulated
+
+
+@dataclass(frozen=True, slots=True)
+class FittedSimulation:
+    """What simulated steps are fitted with: a `Speedup` of each stack, 80 % intervals of their own, errors by what the
+    fit had not seen. Written by ``benchmarks/simulated_steps.py``."""
+
+    speedup: dict[str, Speedup]
+    ttft_interval: tuple[float, float]
+    tpot_interval: tuple[float, float]
+    errors: dict[str, dict[str, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +65,8 @@ class Fitted:
     """Constants by stack, effects of known groups, factors (low, high) of 80 % intervals for unknown and for known
     groups, and the errors of the fit by way of holding out.
 
-    errors: ``{"in sample": {"tpot_mape": …}, "unseen model": …}``. source: of the measurements, in words.
+    errors: ``{"in sample": {"tpot_mape": …}, "unseen model": …}``. source: of the measurements, in words. simulated: of
+    simulated steps; all else is of the stacks' own.
     """
 
     stacks: dict[str, Constants]
@@ -57,6 +78,7 @@ class Fitted:
     errors: dict[str, dict[str, float]]
     source: str
     date: str
+    simulated: FittedSimulation
 
 
 def load_fitted(path: str | Path = SHIPPED) -> Fitted:
@@ -65,7 +87,9 @@ def load_fitted(path: str | Path = SHIPPED) -> Fitted:
     stacks = {name: Constants(**stack.model_dump()) for name, stack in file.stacks.items()}
     effects = Effects(**file.effects.model_dump())
     unknown, known = (file.ttft_interval, file.tpot_interval), (file.known_ttft_interval, file.known_tpot_interval)
-    return Fitted(stacks, effects, *unknown, *known, file.errors, file.source, file.date)
+    found = file.simulated.model_dump()
+    simulated = FittedSimulation(**found | {"speedup": {k: Speedup(*pair) for k, pair in found["speedup"].items()}})
+    return Fitted(stacks, effects, *unknown, *known, file.errors, file.source, file.date, simulated)
 
 
 def fitted_text(fitted: Fitted) -> str:
@@ -77,7 +101,7 @@ def fitted_text(fitted: Fitted) -> str:
         "errors:  # by what a fit had not seen; fractions",
     ]
     for name, errors in fitted.errors.items():
-        lines.append(f"  {name}: {{{', '.join(f'{key}: {value:.3f}' for key, value in errors.items())}}}")
+        lines.append(f"  {name}: {_errors(errors)}")
     for group, origin in (("", "unseen models and hardware"), ("known_", "unseen curves of known groups")):
         for name in ("ttft", "tpot"):
             low, high = getattr(fitted, f"{group}{name}_interval")
@@ -97,7 +121,21 @@ def fitted_text(fitted: Fitted) -> str:
         lines += [f"    '{name}': {_list(terms)}" for name, terms in sorted(getattr(fitted.effects, level).items())]
     lines.append(f"  slopes:  # over {', '.join(FEATURES)}")
     lines += [f"    '{name}': [{', '.join(map(_list, v))}]" for name, v in sorted(fitted.effects.slopes.items())]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines + _simulated_lines(fitted.simulated)) + "\n"
+
+
+def _simulated_lines(simulated: FittedSimulation) -> list[str]:
+    lines = ["simulated:  # steps of `steps: {kind: simulated}`, by benchmarks/simulated_steps.py"]
+    lines.append("  speedup:  # factors on kernels of steps that only decode, and of those that hold prompts")
+    lines += [f"    {name}: [{each.decode:.3f}, {each.prompts:.3f}]" for name, each in simulated.speedup.items()]
+    for name in ("ttft", "tpot"):
+        low, high = getattr(simulated, f"{name}_interval")
+        lines.append(f"  {name}_interval: [{low:.4g}, {high:.4g}]  # 80 % factors on a prediction")
+    return [*lines, "  errors:", *(f"    {name}: {_errors(errors)}" for name, errors in simulated.errors.items())]
+
+
+def _errors(errors: dict[str, float]) -> str:
+    return f"{{{', '.join(f'{key}: {value:.3f}' for key, value in errors.items())}}}"
 
 
 def _list(values: tuple[float, ...]) -> str:

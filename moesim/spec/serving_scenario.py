@@ -76,8 +76,8 @@ class Server(Spec):
 
 
 class Steps(Spec):
-    """How steps are priced. stack: kernel tables and a stack's fitted constants. simulated: whole steps on the network
-    with routing from the trace, drawn from `windows` windows a batch size."""
+    """How steps are priced. stack: kernel tables and a stack's fitted constants. simulated: whole steps on the network.
+    windows: of the routing, that steps of a batch size go through one after another."""
 
     kind: Literal["stack", "simulated"] = "stack"
     windows: Count = 16

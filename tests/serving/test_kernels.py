@@ -3,7 +3,10 @@
 import numpy as np
 import pytest
 
-from moesim.serving.kernels import TOKENS, UNPACK_BYTES_PER_S, kernel_tables
+from moesim.serving.expert_tables import UNPACK_BYTES_PER_S
+from moesim.serving.grids import TOKENS
+from moesim.serving.kernels import kernel_tables
+from moesim.serving.loads import DrawnLoads
 from moesim.serving.stack import kernel_counts
 from moesim.study.validation.serving.rows import Configuration, deployment, profile
 
@@ -16,7 +19,7 @@ def server(model="minimax-m2.5", hardware="b200", precision="fp8", gpus=2, softw
 
 @pytest.fixture(scope="module")
 def tables():
-    return {gpus: kernel_tables(server(gpus=gpus), sigma=0.9) for gpus in (2, 4)}
+    return {gpus: kernel_tables(server(gpus=gpus), DrawnLoads(0.9)) for gpus in (2, 4)}
 
 
 def test_dense_kernels_never_take_longer_for_fewer_tokens(tables):
@@ -25,7 +28,7 @@ def test_dense_kernels_never_take_longer_for_fewer_tokens(tables):
 
 
 def test_more_ranks_share_the_work_and_add_reductions(tables):
-    assert (tables[4].expert_bytes_s < tables[2].expert_bytes_s).all()
+    assert (tables[4].decoding.bytes_s < tables[2].decoding.bytes_s).all()
     assert tables[4].communication_s[0] > tables[2].communication_s[0] > 0
 
 
@@ -34,7 +37,7 @@ def test_a_norm_over_all_heads_adds_a_reduction_a_layer():
     reductions = {}
     for model in ("minimax-m2.5", "qwen3-235b-a22b"):
         placed = server(model, gpus=2)
-        seconds = kernel_tables(placed, sigma=0.0).communication_s[0]
+        seconds = kernel_tables(placed, DrawnLoads(0.0)).communication_s[0]
         reductions[model] = seconds / len(placed.model.layers)
     assert reductions["minimax-m2.5"] / reductions["qwen3-235b-a22b"] == pytest.approx(1.5, rel=0.05)
 
@@ -42,7 +45,7 @@ def test_a_norm_over_all_heads_adds_a_reduction_a_layer():
 def test_narrow_weights_are_read_no_faster_than_they_are_unpacked():
     """gpt-oss multiplies in BF16 on Hopper: H200's faster memory helps its experts no more than its SMs allow."""
     seconds = {
-        name: kernel_tables(server("gpt-oss-120b", name, "fp4"), sigma=0.0).expert_bytes_s[TOKENS == 64][0]
+        name: kernel_tables(server("gpt-oss-120b", name, "fp4"), DrawnLoads(0.0)).decoding.bytes_s[0, TOKENS == 64][0]
         for name in ("h100", "h200", "b200")
     }
     assert seconds["h200"] == pytest.approx(seconds["h100"])
@@ -52,8 +55,8 @@ def test_narrow_weights_are_read_no_faster_than_they_are_unpacked():
 
 
 def test_data_parallel_attention_pays_for_all_tokens_of_the_group():
-    one = kernel_tables(server(gpus=4, ep=4, attention_dp=4), sigma=0.0)
-    assert one.communication_s[-1] > 1.5 * kernel_tables(server(gpus=4, ep=4), sigma=0.0).communication_s[-1]
+    one = kernel_tables(server(gpus=4, ep=4, attention_dp=4), DrawnLoads(0.0))
+    assert one.communication_s[-1] > 1.5 * kernel_tables(server(gpus=4, ep=4), DrawnLoads(0.0)).communication_s[-1]
 
 
 def test_counts_of_kernels_follow_the_architecture():

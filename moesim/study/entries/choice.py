@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from moesim.errors import MoesimError
 from moesim.serving.kernels import kernel_tables
-from moesim.serving.loads import REALISTIC_SIGMA
+from moesim.serving.loads import DrawnLoads
 from moesim.serving.memory import kv_capacity
 from moesim.serving.policy import PRESETS
 from moesim.serving.stack import StackSteps, kernel_counts
@@ -90,7 +90,7 @@ def _priced(server: Server, preset: str, context: int) -> tuple[StepCost, int]:
     }
     deployment = assemble(document_of(step), fits=False).deployment
     room = int(kv_capacity(deployment, PRESETS[preset], context) / context)
-    tables, constants = kernel_tables(deployment, sigma=REALISTIC_SIGMA), load_fitted().stacks[preset]
+    tables, constants = kernel_tables(deployment, DrawnLoads()), load_fitted().stacks[preset]
     return StackSteps(tables, kernel_counts(deployment), constants), room
 
 

@@ -1,8 +1,8 @@
 """Finalists of a plan through the engine: the decode step that users met, under every overlap and number of replicas.
 
-The search prices steps by kernel tables, which know neither overlap nor replicas of hot experts. Here the typical
-decode step of a finalist (its mean batch, its mean context) is simulated whole, on the network graph, with routing from
-the plan's own trace.
+The search prices steps by kernel tables, which know no overlap, with the fewest spare slots. Here the typical decode
+step of a finalist (its mean batch, its mean context) is simulated whole, on the network graph, with routing from the
+plan's own trace.
 """
 
 from __future__ import annotations

@@ -154,7 +154,7 @@ def _bounded(
         considered += 1
         fewest = min(plan.search[candidate.layout.space].spare_slots)
         if candidate.layout.routed and candidate.layout.spare_slots != fewest:
-            dropped["more spare slots, which only simulated steps tell apart (finalists try them)"] += 1
+            dropped["more spare slots, which the finalists try"] += 1
             continue
         parts = [part for part in (candidate.layout, candidate.prefill) if part is not None]
         if reasons := [refused[part] for part in parts if part in refused]:

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 
 from moesim.serving.fleet import Fleet
-from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.requests import STATUSES
 from moesim.serving.simulate import Run
+from moesim.serving.steps import STEPS_PER_DRAW
 from moesim.spec.serving_assembly import ServingAssembly
 from moesim.spec.serving_constants import Fitted
 from moesim.study.results.record import origin
@@ -21,6 +21,7 @@ def serving_metrics(
 ) -> dict[str, object]:
     """Latencies, throughput and what the servers went through, as plain data."""
     scenario = assembly.scenario
+    judge = fitted.simulated if scenario.steps.kind == "simulated" else fitted
     judged = table[(table["status"] == "finished") & ~table["warmup"]]
     devices = scenario.cluster.devices * scenario.servers
     if assembly.prefill is not None:
@@ -37,8 +38,8 @@ def serving_metrics(
         "complete": not run.stopped,
         "stopped": run.stopped or None,
         "requests": {**counts, "preempted": int((table["preemptions"] > 0).sum())},
-        "ttft_s": distribution(judged["ttft_s"], fitted.ttft_interval),
-        "tpot_s": distribution(judged["tpot_s"], fitted.tpot_interval),
+        "ttft_s": distribution(judged["ttft_s"], judge.ttft_interval),
+        "tpot_s": distribution(judged["tpot_s"], judge.tpot_interval),
         "latency_s": distribution(judged["latency_s"]),
         "requests_per_s": len(judged) * rate,
         "output_tokens_per_s": float(judged["output_len"].sum()) * rate,
@@ -55,12 +56,13 @@ def serving_metrics(
 
 
 def provenance(assembly: ServingAssembly, fitted: Fitted) -> dict[str, str]:
-    """Where step times come from: a stack's steps take drawn loads of experts, simulated ones the scenario's trace."""
-    scenario = assembly.scenario
+    """Where step times come from: constants of the stack, and windows of the scenario's routing."""
+    scenario, trace = assembly.scenario, assembly.decode.trace
     found = assembly.decode.provenance() | {"stack constants": fitted.source, "steps": scenario.steps.kind}
-    if scenario.steps.kind == "stack" and "routing" in found:
-        drawn = f"lognormal popularity of experts, sigma {REALISTIC_SIGMA}; simulated steps replay a trace"
-        found["routing"] = "balanced" if scenario.routing.kind == "balanced" else drawn
+    if trace is not None:
+        kind = "synthetic" if trace.synthetic else "captured"
+        windows = f"{scenario.steps.windows} windows of a batch size, the next one every {STEPS_PER_DRAW} steps"
+        found["routing"] = f"{trace.name} ({kind}): {trace.source}; {windows}"
     return found
 
 

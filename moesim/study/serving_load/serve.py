@@ -3,35 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import pandas as pd
 
 from moesim.cost.communication import message
+from moesim.errors import InvalidInput
 from moesim.hardware.fabrics.build import build_cluster
 from moesim.network.fidelity import FIDELITIES
 from moesim.network.routes import build_network
+from moesim.serving.expert_tables import ExpertLoads
 from moesim.serving.fleet import Fleet, Frontend, Pool
 from moesim.serving.kernels import kernel_tables
-from moesim.serving.loads import REALISTIC_SIGMA
+from moesim.serving.loads import DrawnLoads
 from moesim.serving.memory import kv_capacity
-from moesim.serving.policy import Policy
+from moesim.serving.replayed import ReplayedLoads
 from moesim.serving.requests import STATUSES
 from moesim.serving.simulate import Run, simulate
-from moesim.serving.simulated import SimulatedSteps
+from moesim.serving.simulated import SimulatedSteps, Speedup
 from moesim.serving.stack import Constants, StackSteps, kernel_counts
 from moesim.serving.steps import StepCost
 from moesim.spec.assembly import Assembly
 from moesim.spec.parts import overlap_of
 from moesim.spec.serving_assembly import ServingAssembly, assemble_serving
 from moesim.spec.serving_constants import Fitted, load_fitted
+from moesim.spec.serving_scenario import Server
 from moesim.study.results.notebook import serving_html
 from moesim.study.results.record import rounded
 from moesim.study.serving_load.metrics import serving_metrics
 from moesim.study.serving_load.scaling import elastic_rule
 from moesim.workload.footprint import kv_bytes
+
+_PROMPT = 256  # tokens of prompts that lie together on a rank, as long as the sequences of the shipped captures
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,14 +94,13 @@ def build_fleet(assembly: ServingAssembly, fitted: Fitted) -> Fleet:
     """Servers, balancer and front end of a scenario."""
     scenario = assembly.scenario
     stack = fitted.stacks[scenario.server.preset]
-    pool = _pool(assembly, assembly.decode, scenario.server.policy(), scenario.servers, stack)
+    pool = _pool(assembly, assembly.decode, scenario.server, scenario.servers, fitted)
     frontend = Frontend(stack.frontend_fixed, stack.frontend_request)
     elastic = elastic_rule(scenario, assembly.decode)
     if assembly.prefill is None:
         return Fleet(pool, balancer=scenario.balancer, frontend=frontend, elastic=elastic)
     own = scenario.prefill
-    constants = fitted.stacks[own.server.preset]
-    prefill = _pool(assembly, assembly.prefill, own.server.policy(), own.servers, constants)
+    prefill = _pool(assembly, assembly.prefill, own.server, own.servers, fitted)
     transfer = transfer_line(assembly.prefill, assembly.decode)
     line = partial(on_line, *transfer)
     return Fleet(pool, prefill, line, scenario.balancer, frontend, elastic=elastic)
@@ -107,15 +111,16 @@ def on_line(fixed_s: float, token_s: float, tokens: int) -> float:
     return fixed_s + token_s * tokens
 
 
-def _pool(assembly: ServingAssembly, placed: Assembly, policy: Policy, servers: int, constants: Constants) -> Pool:
-    deployment, requests = placed.deployment, assembly.requests
+def _pool(assembly: ServingAssembly, placed: Assembly, server: Server, servers: int, fitted: Fitted) -> Pool:
+    deployment, requests, preset = placed.deployment, assembly.requests, server.preset
+    policy = server.policy()
     typical = int(np.mean(requests.input_len + requests.output_len / 2))
     capacity = kv_capacity(deployment, policy, typical)
     host = deployment.cluster.hardware.host.link_bytes_per_s
     per_token = kv_bytes(deployment, typical) / typical
     return Pool(
         policy,
-        _step_cost(assembly, placed, constants),
+        _step_cost(assembly, placed, fitted.stacks[preset], fitted.simulated.speedup[preset]),
         capacity,
         deployment.parallelism.attention_dp,
         servers,
@@ -124,12 +129,11 @@ def _pool(assembly: ServingAssembly, placed: Assembly, policy: Policy, servers: 
     )
 
 
-def _step_cost(assembly: ServingAssembly, placed: Assembly, constants: Constants) -> StepCost:
+def _step_cost(assembly: ServingAssembly, placed: Assembly, constants: Constants, speedup: Speedup) -> StepCost:
     deployment, steps = placed.deployment, assembly.scenario.steps
     counts = kernel_counts(deployment)
     if steps.kind == "stack":
-        sigma = 0.0 if assembly.scenario.routing.kind == "balanced" else REALISTIC_SIGMA
-        return StackSteps(kernel_tables(deployment, sigma=sigma), counts, constants)
+        return StackSteps(kernel_tables(deployment, expert_loads(placed, steps.windows)), counts, constants)
     return SimulatedSteps(
         deployment,
         placed.routes,
@@ -137,8 +141,24 @@ def _step_cost(assembly: ServingAssembly, placed: Assembly, constants: Constants
         rates=FIDELITIES[deployment.fidelity].rates,
         counts=counts,
         constants=constants,
+        speedup=speedup,
         windows=steps.windows,
     )
+
+
+def expert_loads(placed: Assembly, windows: int) -> ExpertLoads:
+    """Windows of the scenario's routing, of the next tokens of many sequences and of prompts."""
+    if placed.routes is None:
+        return DrawnLoads()  # of a dense model: nobody asks
+    each = max(int(placed.batch.tokens.max()) // _PROMPT, 1)
+    prompts = replace(
+        placed.batch, phase="prefill", sequences=np.full_like(placed.batch.sequences, each), new_tokens=_PROMPT
+    )
+    try:
+        drawn = placed.draw(prompts)
+    except InvalidInput:  # a trace of decoded tokens alone: they stand for those of prompts
+        drawn = placed.routes
+    return ReplayedLoads(placed.routes, drawn, windows)
 
 
 def transfer_line(source: Assembly, target: Assembly) -> tuple[float, float]:

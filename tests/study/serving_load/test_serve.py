@@ -27,6 +27,32 @@ def test_equal_scenarios_give_equal_metrics(name):
     assert serve_scenario(name).metrics == serve_scenario(name).metrics
 
 
+def test_decode_batches_have_the_changing_imbalance_of_the_trace():
+    run = serve_scenario("serving-deepseek-v3-b200").run
+    rows = run.journals[0].table()
+    full = (rows["total"] == 64) & (rows["prefill_tokens"] == 0)
+    assert len(np.unique(rows["hottest"][full])) > 12  # of the 16 windows of this batch size
+    assert 1.2 < rows["hottest"][full].min() < rows["hottest"][full].max() < 2
+    balanced = serve_scenario("serving-deepseek-v3-b200", ["routing={kind: balanced}"])
+    rows = balanced.run.journals[0].table()
+    assert rows["hottest"][rows["total"] == 64] == pytest.approx(1, abs=0.01)
+
+
+def test_routing_and_placement_of_the_scenario_decide_the_step_times():
+    short = ["load.requests=64", "load.arrivals.in_flight=32"]
+    traced = change("serving-deepseek-v3-b200", *short)
+    balanced = change("serving-deepseek-v3-b200", *short, "routing={kind: balanced}")
+    prose = change(
+        "serving-deepseek-v3-b200", *short, "routing={kind: trace, trace: deepseek-v3-miniature, labels: [prose]}"
+    )
+    times = {found["tpot_s"]["mean"] for found in (traced, balanced, prose)}
+    assert len(times) == 3
+    spread = change("serving-deepseek-v3-b200", *short, "placement={kind: eplb, slots_per_rank: 36}")
+    hottest = [found["servers"][0]["hottest_rank_over_mean"] for found in (traced, spread)]
+    assert hottest[1] < hottest[0] - 0.1
+    assert "deepseek-v3-miniature (captured)" in traced["provenance"]["routing"]
+
+
 def test_simulated_steps_answer_beside_the_stack_model():
     small = [
         "load.requests=64",

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from moesim.spec.serving_constants import Fitted
+from moesim.spec.serving_constants import Fitted, load_fitted
 from moesim.study.validation.serving.fit import constants_of, errors, fit, predicted, start
 from moesim.study.validation.serving.fit_effects import fit_effects
 from moesim.study.validation.serving.runs import Runs, build_runs
@@ -96,5 +96,5 @@ def fit_serving(
     of = {by: errors(runs, *pair) for by, pair in found.items()}
     known = [interval([of["curve"][i]]) for i in range(2)]
     unknown = [interval([of["model"][i], of["hardware"][i]]) for i in range(2)]
-    fitted = Fitted(constants_of(x), effects, *unknown, *known, stated, source, date)
+    fitted = Fitted(constants_of(x), effects, *unknown, *known, stated, source, date, load_fitted().simulated)
     return fitted, runs, x

@@ -19,7 +19,7 @@ from moesim.errors import MoesimError
 from moesim.serving.effects import features
 from moesim.serving.fleet import Fleet, Frontend, Pool
 from moesim.serving.kernels import KernelTables, kernel_tables
-from moesim.serving.loads import REALISTIC_SIGMA
+from moesim.serving.loads import REALISTIC_SIGMA, DrawnLoads
 from moesim.serving.memory import kv_capacity
 from moesim.serving.simulate import simulate
 from moesim.serving.stack import Constants, Counts, StackSteps, kernel_counts
@@ -52,7 +52,7 @@ class Server:
 def build_server(configuration: Configuration, sigma: float = REALISTIC_SIGMA) -> Server:
     """Tabulate the kernels of a configuration. Raises InvalidInput or Infeasible."""
     placed = deployment(configuration)
-    return Server(placed, kernel_tables(placed, sigma=sigma), kernel_counts(placed))
+    return Server(placed, kernel_tables(placed, DrawnLoads(sigma)), kernel_counts(placed))
 
 
 def predict_row(row: ServingRow, server: Server, constants: Constants) -> Prediction:
