@@ -15,7 +15,7 @@ class Admission:
 
     ready: called when a request needs no prefill (its cache was moved here). on_cached: (request, tokens that the
     prefix cache held). swap_s_per_token: seconds to move a token's cache back from the host.
-    held: decode steps for which prompts have waited for one another, 0 while none does.
+    held_steps: decode steps for which prompts have waited for one another, 0 while none does.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class Admission:
         self._gain = policy.tokens_per_step
         self._turn = 0
         self.partials: list[Sequence] = []  # prompts that the budget cut
-        self.held = 0
+        self.held_steps = 0
         self.swapped_s = 0.0  # of requests admitted since it was last read
 
     def chunks(self, decoding: int) -> list[Chunk]:
@@ -61,10 +61,10 @@ class Admission:
     def _hold(self, decoding: int) -> bool:
         """Whether prompts wait until every attention-DP rank can have one (TensorRT-LLM's balance)."""
         longest, ranks = self._policy.hold_steps, len(self._ranks)
-        if not longest or ranks == 1 or not decoding or len(self._waiting.queue) >= ranks or self.held >= longest:
-            self.held = 0
+        if not longest or ranks == 1 or not decoding or len(self._waiting.queue) >= ranks or self.held_steps >= longest:
+            self.held_steps = 0
             return False
-        self.held = max(self.held, 1)
+        self.held_steps = max(self.held_steps, 1)
         return True
 
     def _admit(self, budget: dict[Rank, int], chunks: list[Chunk]) -> None:

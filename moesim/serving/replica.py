@@ -155,8 +155,8 @@ class Replica:
 
     def _recover_idle(self) -> None:
         """Nothing runs, yet something waits: it came while the server looked elsewhere, or is held."""
-        if self._waiting.inbox or (self._waiting.queue and self._admission.held):
-            self._since_poll = self._admission.held = 0
+        if self._waiting.inbox or (self._waiting.queue and self._admission.held_steps):
+            self._since_poll = self._admission.held_steps = 0
             self._begin()
 
     def _prefill_run(self, chunks: list[Chunk], extra: float) -> StepRun:
@@ -215,8 +215,8 @@ class Replica:
             steps = left
         if self._waiting.inbox and self._poll_interval > 1:
             steps = min(steps, self._poll_interval - self._since_poll)
-        if self._admission.held:
-            steps = min(steps, max(1, self._policy.hold_steps - self._admission.held))
+        if self._admission.held_steps:
+            steps = min(steps, max(1, self._policy.hold_steps - self._admission.held_steps))
         if self._draws > 1:
             steps = min(steps, STEPS_PER_DRAW - self._count % STEPS_PER_DRAW)
         if steps <= 1:
@@ -281,8 +281,8 @@ class Replica:
         self._count += steps
         if self._poll_interval > 1:
             self._since_poll = (self._since_poll + steps) % self._poll_interval
-        if self._admission.held:
-            self._admission.held += steps
+        if self._admission.held_steps:
+            self._admission.held_steps += steps
         for rank in self.ranks:
             grown = rank.sequences * steps * self._gain
             rank.context += grown
@@ -393,7 +393,7 @@ class Replica:
         leaving += self._waiting.empty()
         self._admission.partials.clear()
         self._ends.clear()
-        self.in_system = self._unserved = self._since_poll = self._admission.held = 0
+        self.in_system = self._unserved = self._since_poll = self._admission.held_steps = 0
         self._late, self._late_s, self._admission.swapped_s = 0, 0.0, 0.0
         return leaving
 

@@ -9,7 +9,7 @@ simulated on the first window. Between buckets times are interpolated. A stack's
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from copy import copy
 from dataclasses import dataclass
 
@@ -22,7 +22,7 @@ from moesim.serving.replayed import WINDOWS, window_of
 from moesim.serving.stack import Constants, Counts
 from moesim.serving.steps import Prefill
 from moesim.workload.deployment import Batch, Deployment
-from moesim.workload.inference import inference_step
+from moesim.workload.inference import inference_steps
 
 _CONTEXTS = tuple(2**power for power in range(6, 18))
 _MIDDLE = 2048  # context at which the windows are compared
@@ -140,35 +140,41 @@ class SimulatedSteps:
 
     def _bucket(self, sequences: int) -> Bucket:
         if sequences not in self._buckets:
-            found = [self._simulate("decode", sequences, 1, _MIDDLE, window) for window in range(self._windows)]
+            found = self._simulate("decode", sequences, 1, _MIDDLE, range(self._windows))
             self._buckets[sequences] = Bucket(*np.array(found).T)
         return self._buckets[sequences]
 
     def _context_s(self, sequences: int, context: int) -> float:
+        if context == _MIDDLE:
+            return self._bucket(sequences).seconds[0]
         key = (sequences, context)
         if key not in self._grown:
-            self._grown[key] = self._simulate("decode", sequences, 1, context, 0)[0]
+            self._grown[key] = self._simulate("decode", sequences, 1, context)[0][0]
         return self._grown[key]
 
     def _prefill(self, prompts: int, length: int) -> float:
         """Seconds of a step of so many prompts on each rank, by buckets of √2 in their number and length."""
         key = _nearest(prompts), _nearest(length)
         if key not in self._prompts:
-            self._prompts[key] = self._simulate("prefill", *key, 0, 0)[0]
+            self._prompts[key] = self._simulate("prefill", *key, 0)[0][0]
         return self._prompts[key] * (prompts * length) / (key[0] * key[1])
 
-    def _simulate(self, phase: str, sequences: int, new_tokens: int, context: int, window: int) -> tuple[float, float]:
-        """(seconds, hottest rank over mean rank) of one step."""
-        self.simulated += 1
-        deployment = self.deployment
-        ranks = deployment.parallelism.attention_dp
-        batch = Batch(phase, np.full(ranks, sequences), new_tokens, context)
-        routes = None if self._pool is None else window_of(self._pool, int(batch.tokens[0]), window)
-        step = inference_step(deployment, batch, routes, self._overlap)
-        timeline = simulate(step.programs, self._rates, deployment.network.capacity)
-        tokens = [layer.tokens.sum(axis=1) for part in step.traffic for layer in part]
-        hottest = np.mean([load.max() / max(load.mean(), 1e-9) for load in tokens]) if tokens else 1.0
-        return step.seconds(timeline), float(hottest)
+    def _simulate(
+        self, phase: str, sequences: int, new_tokens: int, context: int, windows: Iterable[int] = (0,)
+    ) -> list[tuple[float, float]]:
+        """(seconds, hottest rank over mean rank) of one step, window by window."""
+        deployment, windows = self.deployment, tuple(windows)
+        self.simulated += len(windows)
+        batch = Batch(phase, np.full(deployment.parallelism.attention_dp, sequences), new_tokens, context)
+        tokens = int(batch.tokens[0])
+        routes = [None if self._pool is None else window_of(self._pool, tokens, window) for window in windows]
+        found = []
+        for step in inference_steps(deployment, batch, routes, [self._overlap] * len(windows)):
+            timeline = simulate(step.programs, self._rates, deployment.network.capacity)
+            loads = [layer.tokens.sum(axis=1) for part in step.traffic for layer in part]
+            hottest = np.mean([load.max() / max(load.mean(), 1e-9) for load in loads]) if loads else 1.0
+            found.append((step.seconds(timeline), float(hottest)))
+        return found
 
 
 def _nearest(number: int) -> int:
