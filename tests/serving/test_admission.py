@@ -68,9 +68,9 @@ def test_the_queue_stops_at_the_first_request_without_room():
 def test_a_prompt_waits_until_every_rank_can_have_one_but_not_too_long():
     policy = replace(PLAIN, hold_steps=3)
     server = Server(policy, 1, ranks=2)
-    assert (server.step(decoding=1), server.admission.held) == ([], 1)
-    server.admission.held = 3  # the server counts the steps
-    assert (server.step(decoding=1), server.admission.held) == ([(0, 100, 0)], 0)
+    assert (server.step(decoding=1), server.admission.held_steps) == ([], 1)
+    server.admission.held_steps = 3  # the server counts the steps
+    assert (server.step(decoding=1), server.admission.held_steps) == ([(0, 100, 0)], 0)
     assert Server(policy, 2, ranks=2).step(decoding=1) == [(0, 100, 0), (1, 100, 1)]
     assert Server(policy, 1, ranks=2).step(decoding=0) == [(0, 100, 0)]  # nothing would run meanwhile
 
