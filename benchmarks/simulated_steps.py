@@ -51,7 +51,7 @@ def main(path: str) -> None:
         responses += found
     runs = table.iloc[chosen].reset_index(drop=True)
     response = np.array(responses)  # [run, figure, tried]
-    measured = runs[["ttft_s", "tpot_s"]].to_numpy(dtype=float)
+    measured = runs[["ttft_s", "tpot_s"]].to_numpy(dtype=float, copy=True)
     cold = (runs["stack"] == "sglang") & (runs["warmed_up"] == False)  # noqa: E712  (missing is neither)
     measured[cold.to_numpy(), 0] = np.nan
     write(runs, response, measured)

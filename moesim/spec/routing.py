@@ -20,7 +20,7 @@ from moesim.routing.replay import select_sequences
 from moesim.routing.trace import RouterTrace, open_trace
 from moesim.spec import library
 from moesim.spec.complaints import one_of
-from moesim.spec.loading import Spec
+from moesim.spec.loading import Document, Spec
 
 Positive = Annotated[float, Field(gt=0, le=10)]
 
@@ -132,3 +132,12 @@ Routing = Annotated[
     | FittedRouting,
     Field(discriminator="kind"),
 ]
+
+
+class _Routed(Spec):
+    routing: Routing
+
+
+def routing_of(data: dict[str, object], file: str) -> Routing:
+    """The ``routing`` of a scenario from its data. Raises InvalidInput."""
+    return Document(file, {"routing": data}, {}, {}).check(_Routed).routing

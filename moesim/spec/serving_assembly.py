@@ -19,9 +19,8 @@ from moesim.spec.loading import Document
 from moesim.spec.scenario_file import read_scenario
 from moesim.spec.serving_scenario import Load, ServingScenario
 
-# Tokens of routing that windows are taken from: of the stack's steps on all ranks together, of simulated ones a rank.
-# Those of a trace cost little; those of a synthetic popularity are drawn one by one, and one window is like another.
-_POOL_TOKENS, _SYNTHETIC_TOKENS, _SIMULATED_TOKENS = 16_384, 4_096, 4_096
+# Tokens of routing a rank, of which the windows of simulated steps take theirs; other steps draw their own.
+_POOL_TOKENS = {"simulated": 4096, "stack": 64}
 _DEPLOYMENT = (
     "description", "model", "cluster", "parallelism", "precision", "routing", "placement", "overlap", "network",
     "software", "seed",
@@ -63,28 +62,21 @@ def serving_assembly(document: Document, *, trace: RouterTrace | None = None) ->
     if scenario.elastic is not None and scenario.elastic.fewest > scenario.servers:
         told = f"{scenario.elastic.fewest} are more than the {scenario.servers} servers there are; write fewer"
         raise InvalidInput(document.problem("elastic.fewest", told))
-    decode = assemble(_step_document(document, scenario, {}), trace=trace, fits=False)
+    decode = assemble(_step_document(document, {}), trace=trace, fits=False)
     prefill = None
     if scenario.prefill is not None:
         keys = ("cluster", "parallelism", "placement")
         own = {key: document.data["prefill"][key] for key in keys if key in document.data["prefill"]}
-        prefill = assemble(_step_document(document, scenario, own), trace=trace, fits=False)
+        prefill = assemble(_step_document(document, own), trace=trace, fits=False)
     return ServingAssembly(document, scenario, requests, decode, prefill)
 
 
-def _step_document(document: Document, scenario: ServingScenario, own: dict) -> Document:
+def _step_document(document: Document, own: dict) -> Document:
     """The document of one step of the deployment: the lines of its keys stay those of the file."""
-    data = {key: document.data[key] for key in _DEPLOYMENT if key in document.data} | own
-    workload = {"kind": "decode", "sequences_per_rank": _pool_tokens(scenario, data["parallelism"]), "context": 1}
-    return replace(document, data=data | {"workload": workload})
-
-
-def _pool_tokens(scenario: ServingScenario, parallelism: dict) -> int:
-    """Tokens of routing on each attention-DP rank."""
-    if scenario.steps.kind == "simulated":
-        return _SIMULATED_TOKENS
-    whole = _POOL_TOKENS if scenario.routing.kind in ("trace", "fitted") else _SYNTHETIC_TOKENS
-    return max(1, whole // parallelism.get("attention_dp", 1))
+    data = {key: document.data[key] for key in _DEPLOYMENT if key in document.data}
+    steps = data_steps["kind"] if isinstance(data_steps := document.data.get("steps"), dict) else "stack"
+    workload = {"kind": "decode", "sequences_per_rank": _POOL_TOKENS[steps], "context": 1}
+    return replace(document, data=data | own | {"workload": workload})
 
 
 def _requests(scenario: ServingScenario, file: str) -> Requests:

@@ -11,21 +11,22 @@ from functools import lru_cache, partial
 import numpy as np
 
 from moesim.model.architecture import MoEModel
-from moesim.routing import synthesis
-from moesim.routing.latent import Geometry
 from moesim.routing.trace import RouterTrace
 from moesim.serving.fleet import Fleet
 from moesim.serving.requests import FINISHED, Requests, open_loop
 from moesim.serving.simulate import Run, simulate
+from moesim.spec.drawing import geometry_of
 from moesim.spec.loading import Document
 from moesim.spec.model_file import load_model
 from moesim.spec.plan_file import Plan
+from moesim.spec.routing import routing_of
 from moesim.spec.serving_assembly import ServingAssembly, serving_assembly
 from moesim.spec.serving_constants import Fitted, load_fitted
 from moesim.study.planning.candidates import Candidate, Layout, precision_of, slots_per_rank
 from moesim.study.serving_load.serve import build_fleet, on_line, transfer_line
 
-_SHORT_TOKENS = 8192
+_TOKENS = 8192  # of a synthetic trace
+_WINDOWS = 4  # of the routing: a plan looks at hundreds of servers
 _IDLE = 24  # requests served one after another, to see what an empty server gives
 
 
@@ -64,6 +65,7 @@ def scenario_data(plan: Plan, model: MoEModel, layout: Layout, max_sequences: in
             "input": plan.load.input.model_dump(exclude_none=True),
             "output": plan.load.output.model_dump(exclude_none=True),
         },
+        "steps": {"kind": "stack", "windows": _WINDOWS},
         "server": {"preset": space.software} | ({"max_sequences": max_sequences} if max_sequences else {}),
         "seed": plan.seed,
     }
@@ -77,15 +79,19 @@ def _served(text: str, file: str) -> tuple[ServingAssembly, Fleet]:
 
 
 def _assembled(data: dict[str, object], file: str) -> ServingAssembly:
-    """Kernel tables ask for the kind of the routing, not for its tokens: a short synthetic trace is enough."""
-    model = load_model(data["model"], beside=file)
-    return serving_assembly(Document(file, data, {}, {}), trace=_short_trace(model) if model.moe_layers else None)
+    trace = _trace(json.dumps(data["routing"]), data["model"], data["seed"], file)
+    return serving_assembly(Document(file, data, {}, {}), trace=trace)
 
 
-def _short_trace(model: MoEModel) -> RouterTrace:
-    experts = model.layers[model.moe_layers[0]].experts
-    geometry = Geometry(1, experts.routed, experts.top_k, experts.groups, experts.kept_groups)
-    return synthesis.balanced(geometry, rng=np.random.default_rng(0), tokens=_SHORT_TOKENS)
+@lru_cache(maxsize=4)
+def _trace(routing: str, name: str, seed: int, file: str) -> RouterTrace | None:
+    """The plan's trace, read or drawn once in a process; None for a dense model."""
+    model = load_model(name, beside=file)
+    if not model.moe_layers:
+        return None
+    return routing_of(json.loads(routing), file).build(
+        geometry_of(model), _TOKENS, np.random.default_rng((seed, 1)), file
+    )
 
 
 @lru_cache(maxsize=256)

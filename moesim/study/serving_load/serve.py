@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -34,8 +34,12 @@ from moesim.study.results.notebook import serving_html
 from moesim.study.results.record import rounded
 from moesim.study.serving_load.metrics import serving_metrics
 from moesim.study.serving_load.scaling import elastic_rule
+from moesim.workload.deployment import Batch
 from moesim.workload.footprint import kv_bytes
 
+# Tokens of routing that windows are taken from. Those of a trace cost little; those of a synthetic popularity are drawn
+# one by one, and one window is like another.
+_POOL_TOKENS, _SYNTHETIC_TOKENS = 16_384, 4_096
 _PROMPT = 256  # tokens of prompts that lie together on a rank, as long as the sequences of the shipped captures
 
 
@@ -150,15 +154,15 @@ def expert_loads(placed: Assembly, windows: int) -> ExpertLoads:
     """Windows of the scenario's routing, of the next tokens of many sequences and of prompts."""
     if placed.routes is None:
         return DrawnLoads()  # of a dense model: nobody asks
-    each = max(int(placed.batch.tokens.max()) // _PROMPT, 1)
-    prompts = replace(
-        placed.batch, phase="prefill", sequences=np.full_like(placed.batch.sequences, each), new_tokens=_PROMPT
-    )
+    whole = _POOL_TOKENS if placed.scenario.routing.kind in ("trace", "fitted") else _SYNTHETIC_TOKENS
+    ranks = placed.deployment.parallelism.attention_dp
+    each = -(-whole // ranks)
+    decode = placed.draw(Batch("decode", np.full(ranks, each), 1, 1))
     try:
-        drawn = placed.draw(prompts)
+        prompts = placed.draw(Batch("prefill", np.full(ranks, -(-each // _PROMPT)), _PROMPT, 0))
     except InvalidInput:  # a trace of decoded tokens alone: they stand for those of prompts
-        drawn = placed.routes
-    return ReplayedLoads(placed.routes, drawn, windows)
+        prompts = decode
+    return ReplayedLoads(decode, prompts, windows)
 
 
 def transfer_line(source: Assembly, target: Assembly) -> tuple[float, float]:
