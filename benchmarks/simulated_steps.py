@@ -1,4 +1,4 @@
-"""Fit what simulated steps of serving take of their kernels' time (`moesim.serving.simulated.Speedup`), two factors a
+"""Fit what simulated steps of serving take of their kernels' time (`moesim.serving.simulated.Factors`), two factors a
 stack, to measured runs, and write them with intervals and held-out errors to moesim/serving/constants.yaml.
 
 python benchmarks/simulated_steps.py TABLE     # of serving runs with measured ttft_s and tpot_s; 20 minutes on one core
@@ -24,7 +24,7 @@ from moesim.serving.fleet import Fleet, Frontend, Pool
 from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.memory import kv_capacity
 from moesim.serving.simulate import simulate
-from moesim.serving.simulated import SimulatedSteps, Speedup
+from moesim.serving.simulated import SimulatedSteps, Factors
 from moesim.serving.stack import Constants, kernel_counts
 from moesim.spec.serving_constants import SHIPPED, FittedSimulation, fitted_text, load_fitted
 from moesim.study.validation.serving.judge import interval
@@ -34,7 +34,7 @@ from moesim.workload.overlap import OVERLAPS
 
 WINDOWS, TOKENS = 2, 2048  # of a batch size; of routing
 FIGURES = ("ttft", "tpot")
-_TRIED = (Speedup(1.0, 1.0), Speedup(0.7, 1.0), Speedup(1.0, 0.7))
+_TRIED = (Factors(1.0, 1.0), Factors(0.7, 1.0), Factors(1.0, 0.7))
 
 
 def main(path: str) -> None:
@@ -80,30 +80,30 @@ def write(runs: pd.DataFrame, response: np.ndarray, measured: np.ndarray) -> Non
         print(name, stated[name])
         if name != "in sample":
             held.append(error)
-    speedup = {}
+    factors = {}
     for stack in load_fitted().stacks:
         of = (runs["stack"] == stack).to_numpy()
-        speedup[stack] = fit(response[of], measured[of])
+        factors[stack] = fit(response[of], measured[of])
     intervals = [interval([error[:, figure] for error in held]) for figure in range(2)]
-    simulated = FittedSimulation(speedup, *intervals, stated)
+    simulated = FittedSimulation(factors, *intervals, stated)
     SHIPPED.write_text(fitted_text(replace(load_fitted(), simulated=simulated)), encoding="utf-8")
 
 
-def fit(response: np.ndarray, measured: np.ndarray) -> Speedup:
+def fit(response: np.ndarray, measured: np.ndarray) -> Factors:
     """Least |ln| errors, softened, with factors held near one where runs say little."""
 
     def misses(x: np.ndarray) -> np.ndarray:
-        error = np.log(predicted(response, Speedup(*np.exp(x))) / measured)
+        error = np.log(predicted(response, Factors(*np.exp(x))) / measured)
         return np.append(error[np.isfinite(error)], x)
 
-    return Speedup(*np.exp(least_squares(misses, [0.0, 0.0], loss="soft_l1", f_scale=0.1).x))
+    return Factors(*np.exp(least_squares(misses, [0.0, 0.0], loss="soft_l1", f_scale=0.1).x))
 
 
-def predicted(response: np.ndarray, speedup: Speedup) -> np.ndarray:
+def predicted(response: np.ndarray, factors: Factors) -> np.ndarray:
     """[run, figure] seconds, linear between and beyond the factors that were tried."""
     whole, decode, prompts = np.moveaxis(response, 2, 0)
     step = 1 - _TRIED[1].decode
-    return whole - (1 - speedup.decode) / step * (whole - decode) - (1 - speedup.prompts) / step * (whole - prompts)
+    return whole - (1 - factors.decode) / step * (whole - decode) - (1 - factors.prompts) / step * (whole - prompts)
 
 
 def summary(error: np.ndarray) -> dict[str, float]:
@@ -133,9 +133,9 @@ def _responses(rows: list[ServingRow], constants: Constants) -> list[np.ndarray]
     pool, counts = pool_of(placed), kernel_counts(placed)
     first = SimulatedSteps(
         placed, pool, overlap=OVERLAPS["none"], rates=FIDELITIES["flow"].rates, counts=counts,
-        constants=constants, speedup=_TRIED[0], windows=WINDOWS,
+        constants=constants, factors=_TRIED[0], windows=WINDOWS,
     )  # fmt: skip
-    steps = [first.under(speedup) for speedup in _TRIED]
+    steps = [first.under(factors) for factors in _TRIED]
     slower = [np.exp(constants.ageing * row.age) for row in rows]
     return [
         np.array([served(row, each, constants) for each in steps]).T * slow

@@ -2,8 +2,8 @@
 
 Alike steps are simulated once. A batch bucket (powers of √2 sequences a rank) draws from a fixed set of trace windows,
 one after another as decoding goes on (`STEPS_PER_DRAW`), each at one context; how time grows with the context is
-simulated on the first window. Between buckets times are interpolated. A stack's constants add its host's part, and
-`Speedup` says how much faster its kernels run inside whole steps than the kernel tables have them.
+simulated on the first window. Between buckets times are interpolated. A stack's constants add its host's part, and its
+`Factors` scale the kernels.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ _MIDDLE = 2048  # context at which the windows are compared
 
 
 @dataclass(frozen=True, slots=True)
-class Speedup:
-    """What a stack's whole steps take of the simulated kernels' time: factors on steps that only decode, and on those
-    that hold prompts. Below 1 by what is fused, launched early or overlapped and that single kernels' tables lack."""
+class Factors:
+    """What a stack's whole steps take of the simulated kernels' time, in steps that only decode and in those that hold
+    prompts. Below 1 by what is fused or launched ahead and measured kernels lack, above by what is launched one by one
+    and packed badly. Fitted to measured runs by ``benchmarks/simulated_steps.py``."""
 
     decode: float = 1.0
     prompts: float = 1.0
@@ -50,7 +51,7 @@ class SimulatedSteps:
 
     pool: routes of many tokens a rank, of which each window takes some; None for a dense model. overlap: one of
     `moesim.workload.overlap.OVERLAPS`. rates: of the network's fidelity. counts, constants: what the host adds.
-    speedup: of the stack's kernels.
+    factors: of the stack's kernels.
     """
 
     def __init__(
@@ -62,22 +63,22 @@ class SimulatedSteps:
         rates: Rates,
         counts: Counts,
         constants: Constants,
-        speedup: Speedup,
+        factors: Factors,
         windows: int = WINDOWS,
     ):
         self.deployment, self._pool, self._overlap, self._rates = deployment, pool, overlap, rates
         self._counts, self._constants, self._windows = counts, constants, windows
-        self._speedup = speedup
+        self._factors = factors
         self._buckets: dict[int, Bucket] = {}
         self._grown: dict[tuple[int, int], float] = {}
         self._prompts: dict[tuple[int, int], float] = {}
         self._decode: dict[tuple[int, int], float] = {}
         self.simulated = 0
 
-    def under(self, speedup: Speedup) -> SimulatedSteps:
+    def under(self, factors: Factors) -> SimulatedSteps:
         """The same steps under other factors; what one of them simulates, both know."""
         other = copy(self)
-        other._speedup = speedup
+        other._factors = factors
         return other
 
     @property
@@ -99,7 +100,7 @@ class SimulatedSteps:
         """As `StepCost` says; every rank has as many sequences as the busiest."""
         c, counts = self._constants, self._counts
         host = c.fixed + c.sequence * sequences + counts.layers * counts.unpriced * c.kernel
-        return host + self._speedup.decode * self._between_buckets(sequences, context / sequences, draw)
+        return host + self._factors.decode * self._between_buckets(sequences, context / sequences, draw)
 
     def bend(self, sequences: int, context: float) -> float:
         """As `StepCost` says."""
@@ -111,10 +112,10 @@ class SimulatedSteps:
         length = max(1, round((2 * prefill.attended / prefill.prompts) ** 0.5))
         prompts = max(1, round((prefill.tokens + sequences) / length))
         seconds = self._prefill(prompts, length) * (prefill.tokens + sequences) / (prompts * length)
-        seconds *= self._speedup.prompts
+        seconds *= self._factors.prompts
         if sequences:
             attention = self._between_buckets(sequences, context / sequences) - self._between_buckets(sequences, 1.0)
-            seconds += self._speedup.decode * attention
+            seconds += self._factors.decode * attention
         seconds += counts.layers * counts.unpriced * c.kernel
         if prefill.tokens + sequences > c.graph_tokens:
             seconds = max(seconds, counts.layers * counts.eager * c.eager)

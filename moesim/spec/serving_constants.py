@@ -10,7 +10,7 @@ from pydantic import create_model
 
 import moesim
 from moesim.serving.effects import FEATURES, Effects
-from moesim.serving.simulated import Speedup
+from moesim.serving.simulated import Factors
 from moesim.serving.stack import Constants
 from moesim.spec.loading import Spec, read
 
@@ -30,7 +30,7 @@ class _Effects(Spec):
 
 
 class _Simulated(Spec):
-    speedup: dict[str, _Pair]
+    factors: dict[str, _Pair]
     ttft_interval: _Pair
     tpot_interval: _Pair
     errors: dict[str, dict[str, float]]
@@ -51,10 +51,10 @@ class _File(Spec):
 
 @dataclass(frozen=True, slots=True)
 class FittedSimulation:
-    """What simulated steps are fitted with: a `Speedup` of each stack, 80 % intervals of their own, errors by what the
+    """What simulated steps are fitted with: a `Factors` of each stack, 80 % intervals of their own, errors by what the
     fit had not seen. Written by ``benchmarks/simulated_steps.py``."""
 
-    speedup: dict[str, Speedup]
+    factors: dict[str, Factors]
     ttft_interval: tuple[float, float]
     tpot_interval: tuple[float, float]
     errors: dict[str, dict[str, float]]
@@ -88,7 +88,7 @@ def load_fitted(path: str | Path = SHIPPED) -> Fitted:
     effects = Effects(**file.effects.model_dump())
     unknown, known = (file.ttft_interval, file.tpot_interval), (file.known_ttft_interval, file.known_tpot_interval)
     found = file.simulated.model_dump()
-    simulated = FittedSimulation(**found | {"speedup": {k: Speedup(*pair) for k, pair in found["speedup"].items()}})
+    simulated = FittedSimulation(**found | {"factors": {k: Factors(*pair) for k, pair in found["factors"].items()}})
     return Fitted(stacks, effects, *unknown, *known, file.errors, file.source, file.date, simulated)
 
 
@@ -126,8 +126,8 @@ def fitted_text(fitted: Fitted) -> str:
 
 def _simulated_lines(simulated: FittedSimulation) -> list[str]:
     lines = ["simulated:  # steps of `steps: {kind: simulated}`, by benchmarks/simulated_steps.py"]
-    lines.append("  speedup:  # factors on kernels of steps that only decode, and of those that hold prompts")
-    lines += [f"    {name}: [{each.decode:.3f}, {each.prompts:.3f}]" for name, each in simulated.speedup.items()]
+    lines.append("  factors:  # on kernels of steps that only decode, and of those that hold prompts")
+    lines += [f"    {name}: [{each.decode:.3f}, {each.prompts:.3f}]" for name, each in simulated.factors.items()]
     for name in ("ttft", "tpot"):
         low, high = getattr(simulated, f"{name}_interval")
         lines.append(f"  {name}_interval: [{low:.4g}, {high:.4g}]  # 80 % factors on a prediction")

@@ -22,7 +22,7 @@ from moesim.serving.memory import kv_capacity
 from moesim.serving.replayed import ReplayedLoads
 from moesim.serving.requests import STATUSES
 from moesim.serving.simulate import Run, simulate
-from moesim.serving.simulated import SimulatedSteps, Speedup
+from moesim.serving.simulated import SimulatedSteps, Factors
 from moesim.serving.stack import Constants, StackSteps, kernel_counts
 from moesim.serving.steps import StepCost
 from moesim.spec.assembly import Assembly
@@ -124,7 +124,7 @@ def _pool(assembly: ServingAssembly, placed: Assembly, server: Server, servers: 
     per_token = kv_bytes(deployment, typical) / typical
     return Pool(
         policy,
-        _step_cost(assembly, placed, fitted.stacks[preset], fitted.simulated.speedup[preset]),
+        _step_cost(assembly, placed, fitted.stacks[preset], fitted.simulated.factors[preset]),
         capacity,
         deployment.parallelism.attention_dp,
         servers,
@@ -133,7 +133,7 @@ def _pool(assembly: ServingAssembly, placed: Assembly, server: Server, servers: 
     )
 
 
-def _step_cost(assembly: ServingAssembly, placed: Assembly, constants: Constants, speedup: Speedup) -> StepCost:
+def _step_cost(assembly: ServingAssembly, placed: Assembly, constants: Constants, factors: Factors) -> StepCost:
     deployment, steps = placed.deployment, assembly.scenario.steps
     counts = kernel_counts(deployment)
     if steps.kind == "stack":
@@ -145,7 +145,7 @@ def _step_cost(assembly: ServingAssembly, placed: Assembly, constants: Constants
         rates=FIDELITIES[deployment.fidelity].rates,
         counts=counts,
         constants=constants,
-        speedup=speedup,
+        factors=factors,
         windows=steps.windows,
     )
 
