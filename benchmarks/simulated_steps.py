@@ -24,7 +24,7 @@ from moesim.serving.fleet import Fleet, Frontend, Pool
 from moesim.serving.loads import REALISTIC_SIGMA
 from moesim.serving.memory import kv_capacity
 from moesim.serving.simulate import simulate
-from moesim.serving.simulated import SimulatedSteps, Factors
+from moesim.serving.simulated import Factors, SimulatedSteps
 from moesim.serving.stack import Constants, kernel_counts
 from moesim.spec.serving_constants import SHIPPED, FittedSimulation, fitted_text, load_fitted
 from moesim.study.validation.serving.judge import interval

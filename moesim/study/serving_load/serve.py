@@ -22,7 +22,7 @@ from moesim.serving.memory import kv_capacity
 from moesim.serving.replayed import ReplayedLoads
 from moesim.serving.requests import STATUSES
 from moesim.serving.simulate import Run, simulate
-from moesim.serving.simulated import SimulatedSteps, Factors
+from moesim.serving.simulated import Factors, SimulatedSteps
 from moesim.serving.stack import Constants, StackSteps, kernel_counts
 from moesim.serving.steps import StepCost
 from moesim.spec.assembly import Assembly
