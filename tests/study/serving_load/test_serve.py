@@ -5,6 +5,7 @@ import pytest
 
 from moesim.errors import Infeasible, InvalidInput
 from moesim.spec import library
+from moesim.spec.serving_constants import load_fitted
 from moesim.study.serving_load.pareto import crossover, efficient, pareto
 from moesim.study.serving_load.serve import serve_scenario
 
@@ -62,7 +63,13 @@ def test_simulated_steps_answer_beside_the_stack_model():
     simulated = change("serving-deepseek-v3-b200", *small)
     stack = change("serving-deepseek-v3-b200", *small[:2])
     assert simulated["requests"]["finished"] == 64
-    assert simulated["tpot_s"]["mean"] == pytest.approx(stack["tpot_s"]["mean"], rel=1.0)
+    assert simulated["tpot_s"]["mean"] == pytest.approx(stack["tpot_s"]["mean"], rel=0.3)
+    fitted = load_fitted()
+    for found, intervals in ((simulated, fitted.simulated), (stack, fitted)):  # each has an interval of its own
+        for figure in ("ttft", "tpot"):
+            low, high = getattr(intervals, f"{figure}_interval")
+            told = found[f"{figure}_s"]
+            assert (told["mean_low"] / told["mean"], told["mean_high"] / told["mean"]) == pytest.approx((low, high))
 
 
 def test_more_load_gives_more_throughput_and_slower_tokens():
