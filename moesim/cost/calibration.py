@@ -11,20 +11,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
 from functools import lru_cache
 
 import numpy as np
 
-from moesim.cost.dtypes import dtype_distance
+from moesim.cost.dtypes import dtype_distance, formats, peak
 from moesim.cost.estimate import Cost
 from moesim.cost.family import Family, Fit, Prediction, Rows, default_fit, family_on, predict
 from moesim.cost.fitting import borrowed
 from moesim.cost.launch import on_host, replayed, stack_of, with_host
 from moesim.cost.machine import Machine
 from moesim.errors import InvalidInput
-from moesim.hardware.device import Hardware
+from moesim.hardware.device import Device, Hardware
 
 _NOTES = ("source", "date", "like")  # keys of the block that are not families
 
@@ -66,8 +66,32 @@ def lend(
 ) -> dict[str, tuple[Fit, ...]]:
     """The sibling's fits for another hardware: on its device and its host, with wider intervals."""
     fits, _ = _fits_of(sibling, lookup, seen)
-    hosts = sibling.host.launch_s, hardware.host.launch_s
-    return {family: tuple(borrowed(on_host(fit, *hosts)) for fit in some) for family, some in fits.items()}
+    hosts, devices = (sibling.host.launch_s, hardware.host.launch_s), (sibling.device, hardware.device)
+    return {
+        family: tuple(borrowed(on_units(on_host(fit, *hosts), *devices)) for fit in some)
+        for family, some in fits.items()
+    }
+
+
+def on_units(fit: Fit, theirs: Device, ours: Device) -> Fit:
+    """The fit with its share of peak ``e_c`` for the matrix units of another device.
+
+    What a product takes beyond its matrix units (issue, shared memory, promotion of FP8 sums, epilogues) is work of a
+    core, which neither a throttled nor a doubled unit changes: with p the peak of a core, 1/(e·p) − 1/p stays. So a
+    quarter of the peak per core (H20 against H100) turns 0.5 into 0.8, and FP4 units half as fast again (B300 against
+    B200) 0.6 into 0.52. Shares of 1 and above stay: no time is beyond the units.
+    """
+    share = fit.parameters.get("e_c")
+    if share is None or not 0 < share < 1:
+        return fit
+    try:
+        per_core = [
+            peak(device, *formats(fit.key.get("dtype", "bfloat16"))) / device.cores for device in (theirs, ours)
+        ]
+    except InvalidInput:  # of a format that one of them lacks
+        return fit
+    moved = share / (share + (1 - share) * per_core[1] / per_core[0])
+    return replace(fit, parameters={**fit.parameters, "e_c": moved})
 
 
 def fit_from_entry(family: str, entry: Mapping[str, object]) -> Fit:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moesim.cost.calibration import candidates, entry_from_fit, estimate, fit_from_entry, machine_for
+from moesim.cost.calibration import candidates, entry_from_fit, estimate, fit_from_entry, machine_for, on_units
 from moesim.cost.dtypes import DTYPES, dtype_distance, formats, table_dtype
 from moesim.cost.family import default_fit
 from moesim.cost.gemm import GEMM, gemm
@@ -141,3 +141,29 @@ def test_starts_lie_inside_their_bounds():
     for family in FAMILIES.values():
         for name, parameter in family.parameters.items():
             assert 0 < parameter.low <= parameter.start <= parameter.high, (family.name, name)
+
+
+@pytest.mark.parametrize(
+    ("peak", "cores", "share"),
+    [
+        (1e15, 100, 0.6),  # the same units
+        (2.5e14, 100, 0.6 / (0.6 + 0.4 / 4)),  # a quarter of the peak: what takes time beyond it stays
+        (2e15, 100, 0.6 / (0.6 + 0.4 * 2)),
+        (2e15, 200, 0.6),  # twice the cores
+    ],
+)
+def test_a_borrowed_share_of_peak_keeps_the_time_beyond_the_matrix_units(peak, cores, share):
+    fitted = replace(_fit(), parameters={**_fit().parameters, "e_c": 0.6})
+    ours = replace(DEVICE, peak={"bf16": peak}, cores=cores)
+    moved = on_units(fitted, DEVICE, ours)
+    assert moved.parameters["e_c"] == pytest.approx(share)
+    beyond = (1 / (share * peak) - 1 / peak) * cores
+    assert beyond == pytest.approx((1 / 0.6e15 - 1 / 1e15) * 100)
+    assert on_units(fitted, ours, DEVICE).parameters["e_c"] <= 1
+    full = replace(fitted, parameters={**fitted.parameters, "e_c": 1.4})
+    assert on_units(full, DEVICE, ours) is full
+
+
+def test_formats_that_a_device_lacks_are_lent_as_they_are():
+    narrow = replace(_fit(dtype="nvfp4"), parameters={**_fit().parameters, "e_c": 0.6})
+    assert on_units(narrow, DEVICE, DEVICE) is narrow
