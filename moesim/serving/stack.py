@@ -1,7 +1,8 @@
 """What a serving stack adds to its kernels: step times from kernel tables and a few constants a stack.
 
     graphed = fixed + sequence·B + Σ_c scale_c·kernels_c + L·n·kernel
-    prompts = the same with the kernels times `prefill`, at least L·n_e·eager while nothing is captured, + L·prompt/60
+    prompts = the same with the kernels but attention times `prefill`, at least L·n_e·eager while nothing is captured,
+              + L·prompt/60
     all of it · exp(ageing · years before 2026-04)
 
 B sequences on the busiest rank, L layers; kernels_c the tables of `moesim.serving.kernels`: dense products, bytes and
@@ -137,12 +138,11 @@ def combine(parts: dict, counts: Counts, c: Constants, sequences, prefill_tokens
     gpu = (
         c.dense * parts["dense"]
         + np.where(prompts, (experts + parts["experts"]) / 2, experts)
-        + c.attention * parts["attention"]
-        + c.prefill_attention * parts["prefill_attention"]
         + c.communication * parts["communication"]
         + parts["head"]
     )
-    small = counts.layers * counts.unpriced * c.kernel
+    attention = c.attention * parts["attention"] + c.prefill_attention * parts["prefill_attention"]
+    small = attention + counts.layers * counts.unpriced * c.kernel
     host = counts.layers * counts.eager * c.eager
     base = c.fixed + c.sequence * sequences
     eager = prompts & (np.asarray(sequences) + prefill_tokens > c.graph_tokens)
@@ -194,10 +194,10 @@ class StackSteps:
         c, counts = self._c, self._counts
         rank, tokens = sequences + prefill.tokens, total + prefill.total
         gpu = self._dense(rank) + self._experts(tokens) + self._head(sequences + prefill.prompts)
-        gpu += self._prefill(prefill.prompts, (2 * prefill.attended / prefill.prompts) ** 0.5)
+        attention = self._prefill(prefill.prompts, (2 * prefill.attended / prefill.prompts) ** 0.5)
         if sequences:
-            gpu += self._attention(sequences, context / sequences)
-        seconds = gpu * c.prefill + counts.layers * counts.unpriced * c.kernel
+            attention += self._attention(sequences, context / sequences)
+        seconds = gpu * c.prefill + attention + counts.layers * counts.unpriced * c.kernel
         if rank > c.graph_tokens:
             seconds = max(seconds, counts.layers * counts.eager * c.eager)
         seconds += c.fixed + c.sequence * sequences + counts.layers / 60 * c.prompt

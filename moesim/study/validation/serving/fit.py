@@ -41,7 +41,7 @@ PARAMETERS: dict[str, Free] = {
     "expert_bytes": Free(1.0, 0.03),
     "expert_flops": Free(3.0, 0.05),
     "attention": Free(0.8, 0.03, by_stack=False),
-    "prefill_attention": Free(0.7, 0.03, by_stack=False),
+    "prefill_attention": Free(1.0, 0.1, by_stack=False),
     "communication": Free(0.9, 0.03),
     "prefill": Free(2.0, 0.08),
     "kernel": Free(4e-6, 0.05),
