@@ -39,7 +39,8 @@ class Kernel:
     adds to the floor, and the share of the NIC rate that it reaches. staged: whether copies pass a buffer in HBM on
     arrival. hooks: whether it can be cut into a sending and a receiving part. sorts: whether it hands tokens over as
     grouped products take them, expert by expert or with counts (`moesim.cost.experts_grouped`). buffers: how it
-    allocates, see `moesim.cost.exchange_memory`. defaults: parameters where nothing was measured.
+    allocates, see `moesim.cost.exchange_memory`. laid_out: whether the sender must lay out a copy for every expert
+    before, and add the copies up afterwards. defaults: parameters where nothing was measured.
     """
 
     level: str
@@ -53,6 +54,7 @@ class Kernel:
     within: bool = False
     hooks: bool = False
     sorts: bool = False
+    laid_out: bool = False
     buffers: str = "peak"
     defaults: Mapping[str, float] = field(default_factory=dict)
 
@@ -66,7 +68,7 @@ class Kernel:
 # floors are assumed, nobody published one. One-sided kernels on other NVLink domains: as fitted on GB200, per SM and as
 # a share of the domain's own links (`moesim.cost.exchange_kernels`).
 KERNELS: dict[str, Kernel] = {
-    "nccl": Kernel("expert", remote_s=14e-6, sms=16),
+    "nccl": Kernel("expert", remote_s=14e-6, sms=16, laid_out=True),
     "deepep_normal": Kernel(
         "node", ("deepep normal", "deepep_ht"), sms=20, remote_s=60e-6, remote_share=0.93, sorts=True
     ),
@@ -81,7 +83,7 @@ KERNELS: dict[str, Kernel] = {
     ),
     "nvlink_two_sided": Kernel("rank", ("NVLinkTwoSided",), occupied=20, within=True),
     "ragged_all_to_all": Kernel(
-        "expert", occupied=0, staged=False, remote_share=0.9, runs_on="tpu",
+        "expert", occupied=0, staged=False, remote_share=0.9, runs_on="tpu", laid_out=True,
         defaults={"t0": 5e-6, "t_1": 1e-6, "r_s": 1e12, "r_w": 1e13, "m": 1e-9, "e_L": 0.9},
     ),
 }  # fmt: skip

@@ -66,7 +66,7 @@ class Experts:
     normalise_top_k: the gates of the chosen experts are divided by their sum. routed_scaling: factor on them.
     correction_bias: balanced by a bias on the scores that only the choice sees (DeepSeek-V3).
     bias: every expert has biases. output_bias: one bias on the sum of the experts (JetMoE). router_bias: as it says.
-    shared_gate: a sigmoid gate on the shared expert (Qwen).
+    shared_gate: a sigmoid gate on the shared expert (Qwen). clamped: inputs of the activation are clamped (gpt-oss).
     """
 
     routed: int
@@ -84,6 +84,7 @@ class Experts:
     output_bias: bool = False
     router_bias: bool = False
     shared_gate: bool = False
+    clamped: bool = False
     latent: int = 0
 
 

@@ -100,7 +100,7 @@ def _olmoe(config: Config) -> MoEModel:
 def _gpt_oss(config: Config) -> MoEModel:
     full = _gqa(config, sinks=True, **_biases(config, default=True))
     windowed = replace(full, window=config.need("sliding_window"))
-    return _mixtral(config, _by_type(config, full, windowed, full_every=2), bias=True, router_bias=True)
+    return _mixtral(config, _by_type(config, full, windowed, full_every=2), bias=True, router_bias=True, clamped=True)
 
 
 def _minimax_m2(config: Config) -> MoEModel:

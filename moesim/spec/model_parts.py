@@ -168,6 +168,7 @@ class ExpertsFile(Spec):
     output_bias: bool = False
     router_bias: bool = False
     shared_gate: bool = False
+    clamped: bool = False
 
     @model_validator(mode="after")
     def _geometry(self) -> ExpertsFile:

@@ -107,8 +107,8 @@ class TrainingScenario(Spec):
 
     graphs: kernels are replayed from captured graphs; false = the host launches each, and reads the routing of every
     layer before it can go on; partial = it launches those of the routed experts alone (Megatron's scopes attn,
-    moe_router, moe_preprocess). grouped_gemm: the experts' products are one kernel, or one each, as Transformer Engine
-    calls cuBLAS.
+    moe_router, moe_preprocess). grouped_gemm: the experts' products are one kernel (fused_mlp: with the activation
+    and casts between them), or one each, as Transformer Engine calls cuBLAS.
     """
 
     description: str = ""
@@ -128,7 +128,7 @@ class TrainingScenario(Spec):
     network: Network = Network()
     memory: TrainingMemory = TrainingMemory()
     graphs: bool | Literal["partial"] = True
-    grouped_gemm: Literal["fused", "per_expert"] = "fused"
+    grouped_gemm: Literal["fused", "fused_mlp", "per_expert"] = "fused"
     software: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     expected: Expected | None = None

@@ -57,7 +57,8 @@ class Job:
     capacity: of experts that drop what they have no room for; its ``batch`` is a microbatch of an
     expert-parallel group.
     graphs: kernels are replayed from captured graphs, so that no launch of the host shows; ``partial``: all but those
-    of the routed experts. grouped_gemm: the experts' products are one kernel (``fused``), or one each (``per_expert``).
+    of the routed experts. grouped_gemm: the experts' products are one kernel (``fused``), one with the
+    activation and casts between them (``fused_mlp``), or one each (``per_expert``).
     """
 
     model: MoEModel

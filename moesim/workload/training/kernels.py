@@ -129,9 +129,7 @@ def products(
     # The product writes BF16 where it should read and write accumulated gradients.
     accumulated = _streaming(job, groups * n * k * (2 * job.formats.gradients.bytes - BF16.bytes))
     some = tokens > 0
-    return Passes(
-        _beside(forward, more_weights), _beside(backward, more_weights), _beside(gradient, accumulated * some)
-    )
+    return Passes(beside(forward, more_weights), beside(backward, more_weights), beside(gradient, accumulated * some))
 
 
 def cast(job: Job, elements: object, precision: Precision, kernels: object = 1) -> Cost:
@@ -150,7 +148,7 @@ def _streaming(job: Job, moved: np.ndarray) -> np.ndarray:
     return moved / job.machine.device.hbm_bytes_per_s
 
 
-def _beside(product: Span, streaming: np.ndarray) -> Span:
+def beside(product: Span, streaming: np.ndarray) -> Span:
     """A product and traffic that overlaps with it as a product's own traffic does: (a² + b²)^½, the default overlap of
     `moesim.cost.gemm`."""
     seconds = np.hypot(product.seconds, streaming)

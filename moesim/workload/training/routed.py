@@ -8,7 +8,7 @@ windows as microbatches nothing is used twice.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from moesim.routing.dropping import drop_over_capacity
 from moesim.routing.replay import Routes
 from moesim.workload.training import parts
 from moesim.workload.training.job import Job
-from moesim.workload.training.kernels import BF16, Passes, Span, cast, moving, padded_rows, products, streamed
+from moesim.workload.training.kernels import BF16, Passes, Span, beside, cast, moving, padded_rows, products, streamed
 
 # Experts one by one have their operands cast one by one, before each of two products: the amax of a tensor, or the
 # layout of block scales that the product wants, and the cast itself (Transformer Engine: split_quantize, swizzle).
@@ -148,21 +148,49 @@ def _experts(
     experts = job.model.layers[job.model.moe_layers[0]].experts
     hidden, ffn = job.model.expert_hidden, experts.ffn // job.parallelism.expert_tp
     width = (1 + experts.gated) * ffn
-    narrow = job.formats.experts[1]
-    often = _CAST_KERNELS * touched if job.grouped_gemm == "per_expert" else 1
+    narrow, wire = job.formats.experts[1], (entering + pairs) * hidden * BF16.bytes
     up = products(job, rows, width, hidden, *job.formats.experts, touched)
     down = products(job, rows, hidden, ffn, *job.formats.experts, touched)
+    # Permute, and un-permute with sums: gates weigh the inner activations, so that the way back moves gradients alone.
     # Tokens that were dispatched in the experts' own format arrive cast, along one axis; the other copy is still made.
-    permute = streamed(job, (entering + pairs) * hidden * BF16.bytes, (entering + pairs) * hidden * BF16.bytes)
-    # Gates weigh the inner activations, so that the way back moves gradients alone.
-    combine = streamed(job, (entering + pairs) * hidden * BF16.bytes, (entering + pairs) * hidden * BF16.bytes)
-    casts = Passes(
-        moving(cast(job, pairs * (hidden + ffn), narrow, often), often),
-        moving(cast(job, pairs * (width + hidden), narrow, often), often),
-    )
+    moved = streamed(job, wire, wire) + streamed(job, wire, wire) + _laid_out(job)
     activation = parts.activation(job, pairs, ffn, experts.gated)
-    biases = _biases(job, pairs, touched) if experts.bias else Passes()
-    return permute + up + activation + down + combine + casts + biases, activation
+    if job.grouped_gemm == "fused_mlp":
+        up, down = _with_activation(job, up, down, pairs, width, ffn)
+        inner = _casts(job, pairs * hidden, pairs * hidden, touched)
+    else:
+        inner = activation + _casts(job, pairs * (hidden + ffn), pairs * (width + hidden), touched)
+        inner = inner + (_biases(job, pairs, touched) if experts.bias else Passes())
+        inner = inner + (_clamps(job, pairs * width) if experts.clamped else Passes())
+    return moved + up + down + inner, activation
+
+
+def _laid_out(job: Job) -> Passes:
+    """What a rank moves where its dispatch takes a copy an expert, laid out by the sender, who also adds copies up."""
+    if job.parallelism.ep == 1 or not KERNELS[job.kernel].laid_out:
+        return Passes()
+    copies = job.owned_tokens * job.model.layers[job.model.moe_layers[0]].experts.top_k
+    moved = 2.0 * (job.owned_tokens + copies) * job.model.expert_hidden * BF16.bytes
+    return streamed(job, moved, moved, kernels=2)
+
+
+def _casts(job: Job, forward: np.ndarray, backward: np.ndarray, touched: np.ndarray) -> Passes:
+    """Casts of so many elements; of experts one by one, one by one."""
+    often = _CAST_KERNELS * touched if job.grouped_gemm == "per_expert" else 1
+    narrow = job.formats.experts[1]
+    return Passes(*(moving(cast(job, elements, narrow, often), often) for elements in (forward, backward)))
+
+
+def _with_activation(
+    job: Job, up: Passes, down: Passes, pairs: np.ndarray, width: int, ffn: int
+) -> tuple[Passes, Passes]:
+    """Both products where the first one's kernel also applies the activation and casts it, and the gradient's kernel of
+    the second undoes it: pre-activations are read back for their gradients, casts are written along both axes, beside
+    the products themselves (Transformer Engine's grouped MLP of CuTe DSL: a GLU and a quantising grouped GEMM)."""
+    narrow = job.formats.experts[1].bytes
+    written = pairs * ffn * 2 * narrow / job.machine.device.hbm_bytes_per_s
+    again = pairs * width * (BF16.bytes + 2 * narrow) / job.machine.device.hbm_bytes_per_s
+    return replace(up, forward=beside(up.forward, written)), replace(down, input=beside(down.input, again))
 
 
 def _biases(job: Job, pairs: np.ndarray, touched: np.ndarray) -> Passes:
@@ -174,6 +202,15 @@ def _biases(job: Job, pairs: np.ndarray, touched: np.ndarray) -> Passes:
     backward the cast and the output's gradient, 6 each, and of biases and gates a product and its sum, 12 each.
     """
     elements = pairs * job.model.expert_hidden
-    if job.grouped_gemm == "fused":
+    if job.grouped_gemm != "per_expert":
         return streamed(job, 0.0 * elements, elements * BF16.bytes)
     return streamed(job, 28 * elements, 36 * elements, kernels=2 + 2 * touched)
+
+
+def _clamps(job: Job, elements: np.ndarray) -> Passes:
+    """Clamps before the activation, which grouped kernels and compilers fuse with it. Experts one by one: both halves
+    clamped and copied together, 4 + 4 bytes an element; backward 6 for the clamps and 4 to join the halves' gradients
+    (Megatron-Core, weighted_bias_quick_geglu_impl)."""
+    if job.grouped_gemm != "per_expert":
+        return Passes()
+    return streamed(job, 8 * elements, 10 * elements, kernels=3)

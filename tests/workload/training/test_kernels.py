@@ -7,13 +7,13 @@ import pytest
 
 from moesim.cost.gemm import gemm
 from moesim.hardware.precision import PRECISIONS
-from moesim.workload.training.kernels import BF16, Span, _beside, products
+from moesim.workload.training.kernels import BF16, Span, beside, products
 
 FP8 = PRECISIONS["fp8"]
 
 
-def test_traffic_beside_a_product_lengthens_it_and_launches_nothing():
-    found = _beside(Span(3.0, 2.0, 4.0, kernels=5), 4.0)
+def test_trafficbeside_a_product_lengthens_it_and_launches_nothing():
+    found = beside(Span(3.0, 2.0, 4.0, kernels=5), 4.0)
     assert (found.seconds, found.kernels) == (5.0, 5)
     assert found.low / found.seconds == pytest.approx(2 / 3)
 

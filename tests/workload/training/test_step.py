@@ -194,6 +194,33 @@ def test_biases_of_experts_one_by_one_stream_in_fp32(assembled):
     assert apart.forward.kernels == 2 + 2 * 16
 
 
+def test_an_activation_in_the_products_kernel_needs_no_pass_of_its_own(assembled):
+    one = {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16, "routing": {"kind": "balanced"}}
+    one |= {"precision": {"experts": "fp8", "dense": "bf16", "dispatch": "bf16", "combine": "bf16"}}
+    one |= {"workload__sequence": 4096}
+    plain, fused = (run(assembled(**one, grouped_gemm=kind))[0].spans for kind in ("fused", "fused_mlp"))
+    for kind in ("experts", "experts_backward"):
+        assert fused[kind].seconds < plain[kind].seconds
+        assert fused[kind].moved < plain[kind].moved
+        assert (
+            fused[kind].kernels == plain[kind].kernels * 5 / 6
+        )  # both ways: two moves, products, a cast; no activation
+    assert fused["experts_weights"].seconds == plain["experts_weights"].seconds
+
+
+def test_the_librarys_exchange_wants_a_copy_for_every_expert_laid_out(assembled):
+    """Twice (T + 2 T) hidden states of T = 4,096 tokens move on every rank."""
+    wide = {"routing": {"kind": "balanced"}, "workload__sequence": 4096}
+    own, copied = (
+        run(assembled(**wide, network={"all_to_all": kernel}))[0].spans["experts"]
+        for kernel in ("deepep_normal", "nccl")
+    )
+    device = assembled(**wide).job.machine.device
+    moved = 2 * (1 + 2) * 4096 * 256 * 2 / (STREAM_SHARE * device.hbm_bytes_per_s) + 2 * KERNEL_S
+    priced = own.kernels / 5  # how often experts were: two moves, two products and an activation
+    assert (copied.moved - own.moved) / priced == pytest.approx(moved, rel=0.2)  # copies arrive a node, not an expert
+
+
 def test_large_microbatches_hide_their_launches(assembled):
     one = {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16, "workload__sequence": 8192}
     replayed, eager = (breakdown_s(run(assembled(**one, graphs=graphs))[1]) for graphs in (True, False))
