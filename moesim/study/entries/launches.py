@@ -84,7 +84,7 @@ def launch_of(recipe: Recipe) -> Launch:
     # Dropped tokens go with NCCL's all-to-all alone (Megatron-Core: moe_expert_capacity_factor).
     plain = Launch(grouped_gemm="per_expert", library=recipe.dropped, recomputed=_recomputed(recipe))
     if _full(recipe):  # CuTe DSL's fused grouped MLP comes with the capture of whole steps
-        return replace(plain, graphs=True, grouped_gemm="fused", pairs=PRECISIONS[recipe.form].compute != "fp4")
+        return replace(plain, graphs=True, grouped_gemm="fused_mlp", pairs=PRECISIONS[recipe.form].compute != "fp4")
     found = replace(plain, graphs=_graphs(recipe), library=plain.library or _library(recipe))
     return replace(found, **_of_model(recipe))
 
@@ -141,7 +141,7 @@ def _of_model(recipe: Recipe) -> dict[str, object]:
     if model == "gpt-oss-120b" and hardware == "gb200_nvl72" and not recipe.narrow:
         return {"pairs": True}
     if model == "gpt-oss-120b" and hardware == "b300" and recipe.narrow:
-        return {"pairs": True, "grouped_gemm": "fused"}
+        return {"pairs": True, "grouped_gemm": "fused_mlp"}
     return {}
 
 

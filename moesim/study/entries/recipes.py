@@ -26,9 +26,14 @@ FORMATS = {"deepseek": "fp8_block", "megatron": "mxfp8", "maxtext": "bf16"}
 BENCHMARKED = frozenset({"megatron", "maxtext"})
 
 # Software of pages that name none. NVIDIA/dgxc-benchmarking: container of llama4/launch.sh, deepseek_v3/pretraining/
-# launch.sh and grok1/metadata.yaml.
-_RELEASES = (("dgxc-benchmarking", "NeMo container 25.04"),)
-
+# launch.sh and grok1/metadata.yaml. Pages that are dated themselves: Megatron-LM's README lists the discussion under
+# 2025/11; an arXiv number begins with year and month.
+_RELEASES = (
+    ("dgxc-benchmarking", "NeMo container 25.04"),
+    ("deepseek-v3-gb200-optimization", "of Nov 2025"),
+    ("arxiv 2603.07685", "of Mar 2026"),
+)
+LAST_STEP = 12  # of that discussion, whose baseline is step 0
 _HYBRID_FROM = 2026.0
 _TOKEN_DROP_UNTIL = 2025.5  # NeMo 2's scripts: MegatronTokenDropCallback
 

@@ -25,7 +25,7 @@ from moesim.hardware.device import Hardware
 from moesim.hardware.precision import PRECISIONS
 from moesim.model.architecture import MoEModel
 from moesim.study.entries import words
-from moesim.study.entries.calibration import age
+from moesim.study.entries.calibration import age, years_ago
 from moesim.study.entries.case import Assumptions, Case, NotStated
 from moesim.study.entries.degrees import Degrees, degrees, stages
 from moesim.study.entries.deployment import domain, hardware_named, measured_stack, model_named, occurs, routing
@@ -33,12 +33,11 @@ from moesim.study.entries.entry import Entry
 from moesim.study.entries.formats import formats
 from moesim.study.entries.launches import Launch, Recipe, launch_of
 from moesim.study.entries.quantity import Quantity
-from moesim.study.entries.recipes import BENCHMARKED, FORMATS, RECIPES, drops, exchange, released
+from moesim.study.entries.recipes import BENCHMARKED, FORMATS, LAST_STEP, RECIPES, drops, exchange, released
 
 SEQUENCE, PER_DEVICE = 4096, 8
 PER_DEVICE_OF = {"grok-1": 2}  # NVIDIA/dgxc-benchmarking, grok1: 1,024 sequences on 512 devices
 LARGEST = 2048  # devices of a job that is simulated whole
-OPTIMISED = 13  # steps of a published series of optimisations after which software counts as of April 2026
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,8 +67,7 @@ def training_case(entry: Entry, quantity: Quantity) -> Case:
     family = "balanced" if job.balanced else "routed"
     years = age(software_of(entry))
     if step := re.search(r"optimi[sz]ation step (\d+)", entry.metric.lower()):
-        years = max(0, OPTIMISED - int(step[1])) / 12
-        assume.note(f"step {step[1]} of some {OPTIMISED} optimisations, each ages the software by a month")
+        years = _years_of_step(job, int(step[1]), assume)
     return Case(
         entry.id,
         document,
@@ -79,6 +77,16 @@ def training_case(entry: Entry, quantity: Quantity) -> Case:
         age=years,
         devices=job.devices if quantity.per == "system" else None,
     )
+
+
+def _years_of_step(job: Job, step: int, assume: Assumptions) -> float | None:
+    """Age of the software at a step of a series of optimisations: they came one by one between the day that the product
+    began to ship and the publication."""
+    if job.released is None:
+        return None
+    begun = min(words.SHIPPED.get(job.hardware.name, job.released), job.released)
+    assume.note(f"step {step} of {LAST_STEP} between the product's first shipping and the publication")
+    return years_ago(job.released - (job.released - begun) * max(LAST_STEP - step, 0) / LAST_STEP)
 
 
 def software_of(entry: Entry) -> str:

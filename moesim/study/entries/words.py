@@ -140,8 +140,9 @@ def stack(software: str, source: str = "") -> str | None:
 
 # Documents that state no date, by the year in which they appeared (histories of their repositories, from memory).
 _APPEARED = ((r"tech_blog/blog1\b", 2025.4), (r"best_perf_practice_on_deepseek-r1", 2025.4))
-# Products that a document dated earlier cannot be about, by when they began to ship.
-_SHIPPED = {"gb200_nvl72": 2025.17, "gb300_nvl72": 2025.5, "b300": 2025.5}
+# When products began to ship; a document dated earlier cannot be about them. GB200 NVL72 is rented since February 2025
+# and GB300 NVL72 since July (CoreWeave's announcements), B300 stands for the same chips.
+SHIPPED = {"gb200_nvl72": 2025 + 1 / 12, "gb300_nvl72": 2025.5, "b300": 2025.5}
 
 
 def appeared(source: str, product: str | None) -> float | None:
@@ -149,7 +150,7 @@ def appeared(source: str, product: str | None) -> float | None:
     2025; None where it has no date, or one before the product was shipped. product: a name of `hardware`."""
     known = next((year for pattern, year in _APPEARED if re.search(pattern, source.lower())), None)
     found = version(source) if known is None else known
-    return None if found is None or found < _SHIPPED.get(product or "", 0.0) else found
+    return None if found is None or found < SHIPPED.get(product or "", 0.0) else found
 
 
 def version(software: str) -> float | None:

@@ -37,7 +37,7 @@ def test_graphs(changes, graphs):
 
 def test_experts_are_fused_where_whole_steps_are_captured():
     assert launch().grouped_gemm == "per_expert"
-    assert launch(released=JUNE).grouped_gemm == "fused"
+    assert launch(released=JUNE).grouped_gemm == "fused_mlp"
     assert launch(stack="deepseek").grouped_gemm == launch(stack="maxtext").grouped_gemm == "fused"
 
 

@@ -47,6 +47,23 @@ def test_a_page_without_a_release_has_that_of_its_launch_scripts():
     assert case(source="github NVIDIA/dgxc-benchmarking x/README.md").age == pytest.approx(0)
 
 
+def test_a_step_of_optimisations_is_of_its_day():
+    """The discussion is of November 2025, its product began to ship in February; twelve steps lie in between."""
+    page = {"source": "github NVIDIA/Megatron-LM docs/discussions/deepseek-v3-gb200-optimization/", "hardware": "GB200"}
+    first, middle, last = (
+        case(
+            **page,
+            software="Megatron-Core",
+            unit="TFLOPS/GPU",
+            metric=f"model TFLOPS, cumulative optimisation step {n}",
+        )
+        for n in (0, 6, 12)
+    )
+    assert last.age == pytest.approx(5 / 12, abs=1e-3)
+    assert first.age == pytest.approx(14 / 12, abs=1e-3)
+    assert middle.age == pytest.approx((first.age + last.age) / 2, abs=1e-3)
+
+
 def test_recipes_recompute():
     assert case().document["recomputation"] == {"kind": "none"}
     assert case(model="DeepSeek-V3").document["recomputation"] == {"kind": "selective", "modules": ["mla_up"]}
@@ -59,7 +76,7 @@ def test_steps_are_launched_as_recipes_launch_them():
         "partial", "per_expert", {"kind": "interleaved", "virtual_stages": 2},
     )  # fmt: skip
     assert (june["graphs"], june["grouped_gemm"], june["schedule"]) == (
-        True, "fused", {"kind": "interleaved", "virtual_stages": 2, "pairs": True},
+        True, "fused_mlp", {"kind": "interleaved", "virtual_stages": 2, "pairs": True},
     )  # fmt: skip
     tpu = case(software="MaxText", hardware="TPU v5p-8", precision="bf16", parallelism="FSDP").document
     assert (tpu["graphs"], tpu["grouped_gemm"]) == (True, "fused")
