@@ -244,4 +244,5 @@ def _job(
         fidelity=scenario.network.fidelity,
         graphs=scenario.graphs,
         grouped_gemm=scenario.grouped_gemm,
+        unfused_attention=scenario.attention_kernel == "unfused",
     )

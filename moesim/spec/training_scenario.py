@@ -107,8 +107,9 @@ class TrainingScenario(Spec):
 
     graphs: kernels are replayed from captured graphs; false = the host launches each, and reads the routing of every
     layer before it can go on; partial = it launches those of the routed experts alone (Megatron's scopes attn,
-    moe_router, moe_preprocess). grouped_gemm: the experts' products are one kernel (fused_mlp: with the activation
-    and casts between them), or one each, as Transformer Engine calls cuBLAS.
+    moe_router, moe_preprocess). attention_kernel: unfused = products of all scores, which pass HBM. grouped_gemm: the
+    experts' products are one kernel (fused_mlp: with the activation and casts between them), or one each, as
+    Transformer Engine calls cuBLAS.
     """
 
     description: str = ""
@@ -129,6 +130,7 @@ class TrainingScenario(Spec):
     memory: TrainingMemory = TrainingMemory()
     graphs: bool | Literal["partial"] = True
     grouped_gemm: Literal["fused", "fused_mlp", "per_expert"] = "fused"
+    attention_kernel: Literal["fused", "unfused"] = "fused"
     software: str | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     expected: Expected | None = None

@@ -18,7 +18,7 @@ from moesim.hardware.precision import PRECISIONS
 
 BLACKWELL = frozenset({"b200", "gb200_nvl72", "b300", "gb300_nvl72"})
 RACKS = frozenset({"gb200_nvl72", "gb300_nvl72"})
-# What the first container of a series is called, in years.
+# When the first container of a series came out, in years.
 _BRIDGE, _DROPLESS, _HYBRID_EP, _SPRING, _FULL = (
     2025 + 8 / 12,
     2025 + 10 / 12,
@@ -26,6 +26,9 @@ _BRIDGE, _DROPLESS, _HYBRID_EP, _SPRING, _FULL = (
     2026 + 3 / 12,
     2026 + 5 / 12,
 )
+# Training with MLA's heads of 192 and 128 dims on Blackwell is fused from cuDNN 9.11 on (Transformer Engine,
+# fused_attn.cpp), which is of June 2025 (cudnn-frontend, pull request 145).
+_CUDNN_MLA = 2025 + 5 / 12
 _MLA = frozenset({"deepseek-v3", "kimi-k2"})
 
 
@@ -40,6 +43,7 @@ class Launch:
     pairs: bool = False
     library: bool = False
     recomputed: tuple[str, ...] | None = ()
+    unfused_attention: bool = False
 
     @property
     def recomputation(self) -> dict[str, object]:
@@ -70,6 +74,10 @@ class Recipe:
         """Whether products are narrower than BF16."""
         return PRECISIONS[self.form].bytes < PRECISIONS["bf16"].bytes
 
+    def before(self, year: float) -> bool:
+        """Whether the release is known to be older."""
+        return self.released is not None and self.released < year
+
     def since(self, year: float) -> bool:
         """Whether the release is of that time or later."""
         return self.released is not None and self.released >= year
@@ -82,7 +90,12 @@ def launch_of(recipe: Recipe) -> Launch:
     if recipe.stack != "megatron":
         return Launch()
     # Dropped tokens go with NCCL's all-to-all alone (Megatron-Core: moe_expert_capacity_factor).
-    plain = Launch(grouped_gemm="per_expert", library=recipe.dropped, recomputed=_recomputed(recipe))
+    plain = Launch(
+        grouped_gemm="per_expert",
+        library=recipe.dropped,
+        recomputed=_recomputed(recipe),
+        unfused_attention=recipe.model in _MLA and recipe.hardware in BLACKWELL and recipe.before(_CUDNN_MLA),
+    )
     if _full(recipe):  # CuTe DSL's fused grouped MLP comes with the capture of whole steps
         return replace(plain, graphs=True, grouped_gemm="fused_mlp", pairs=PRECISIONS[recipe.form].compute != "fp4")
     found = replace(plain, graphs=_graphs(recipe), library=plain.library or _library(recipe))
@@ -149,7 +162,7 @@ def _recomputed(recipe: Recipe) -> tuple[str, ...]:
     """recompute_modules: mla_up_proj with MLA; layernorm and moe_act of GPT-OSS in BF16 where HBM is short; NeMo 25.04
     recomputes attention of DeepSeek-V3 on GB200."""
     if recipe.model in _MLA:
-        early = recipe.released is not None and recipe.released < _BRIDGE and recipe.hardware == "gb200_nvl72"
+        early = recipe.before(_BRIDGE) and recipe.hardware == "gb200_nvl72"
         return ("attention",) if early else ("mla_up",)
     if recipe.model == "gpt-oss-120b" and not recipe.narrow and recipe.hardware in ("h100", "b200", "gb200_nvl72"):
         return ("norm", "activation")

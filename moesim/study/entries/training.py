@@ -193,6 +193,8 @@ def document_of_job(job: Job, assume: Assumptions) -> dict[str, object]:
         "graphs": launch.graphs,
         "grouped_gemm": launch.grouped_gemm,
     }
+    if launch.unfused_attention:
+        document["attention_kernel"] = "unfused"
     chunks = pp * (said.vp or 1)
     if len(model.layers) % chunks:
         document["stages"] = stages(len(model.layers), chunks)

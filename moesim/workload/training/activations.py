@@ -75,6 +75,7 @@ def _attention_bytes(job: Job, attention: Attention) -> float:
         value = attention.v_head_dim or attention.head_dim
         up, latents, output = heads * attention.head_dim + kv_heads * (attention.head_dim + value), 0.0, heads * value
     up *= BF16.bytes * _kept("mla_up", job) if attention.kind == "mla" else BF16.bytes
+    output += heads * job.sequence * (job.unfused_attention and attention.kind != "linear")  # probabilities
     return job.tokens * (latents + up + output * BF16.bytes * _kept("attention", job))
 
 

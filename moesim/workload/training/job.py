@@ -58,7 +58,8 @@ class Job:
     expert-parallel group.
     graphs: kernels are replayed from captured graphs, so that no launch of the host shows; ``partial``: all but those
     of the routed experts. grouped_gemm: the experts' products are one kernel (``fused``), one with the
-    activation and casts between them (``fused_mlp``), or one each (``per_expert``).
+    activation and casts between them (``fused_mlp``), or one each (``per_expert``). unfused_attention: scores are
+    written to HBM.
     """
 
     model: MoEModel
@@ -85,6 +86,7 @@ class Job:
     fidelity: str = "coflow"
     graphs: bool | str = True
     grouped_gemm: str = "fused"
+    unfused_attention: bool = False
 
     @property
     def tokens(self) -> int:

@@ -129,12 +129,39 @@ def _ffn(
 def _kernel(job: Job, attention: Attention) -> Passes:
     """The attention kernel over whole causal sequences. Context parallelism deals blocks from both ends of a sequence
     to each rank, so that every rank has an equal part of the scores (Megatron's load-balanced ring)."""
+    if job.unfused_attention and attention.kind != "linear":
+        return _unfused(job, attention)
     kernel = _KERNELS[attention.kind]
     forward = span(kernel(job, attention)) * (1 / job.parallelism.cp)
     if attention.kind != "linear":
         forward = replace(forward, attended=forward.seconds)
     backward = replace(forward * ATTENTION_BACKWARD, kernels=ATTENTION_BACKWARD_KERNELS)
     return Passes(replace(forward, kernels=1), backward, Span())
+
+
+def _unfused(job: Job, attention: Attention) -> Passes:
+    """Scores of all pairs of tokens, masked ones included, as products of their own: written, read and written by the
+    softmax, and read by the product with values. Backward four such products, and a softmax that reads probabilities
+    and their gradients (Transformer Engine's UnfusedDotProductAttention)."""
+    key, value = head_dims(attention)
+    rows, seen = job.tokens * (attention.heads // job.parallelism.tp), job.sequence
+    options = {"weights": BF16, "activations": BF16}
+    scores, weighed, back = (
+        span(gemm(job.machine, rows, n, k, **options)) for n, k in ((seen, key), (value, seen), (key, seen))
+    )
+    softmax = streamed(job, 2.0 * rows * seen * BF16.bytes, 3.0 * rows * seen * BF16.bytes)
+    forward = scores + softmax.forward + weighed
+    gradients = span(gemm(job.machine, rows, seen, value, **options)) + weighed
+    backward = gradients + softmax.input + back * 2.0
+    backward = replace(backward, kernels=backward.kernels + 1)
+    return Passes(*(replace(part, attended=part.seconds, moved=0.0) for part in (forward, backward)))
+
+
+def head_dims(attention: Attention) -> tuple[int, int]:
+    """(of a query and key, of a value) of one head."""
+    if attention.kind == "mla":
+        return attention.qk_nope_head_dim + attention.qk_rope_head_dim, attention.v_head_dim
+    return attention.head_dim, attention.v_head_dim or attention.head_dim
 
 
 def _gqa(job: Job, attention: Attention):

@@ -57,6 +57,15 @@ def test_who_exchanges_tokens():
     assert not launch().library
 
 
+def test_attention_is_fused_once_cudnn_can():
+    early = {"model": "deepseek-v3", "form": "bf16", "released": 2025.25}
+    assert launch(**early).unfused_attention
+    assert not launch(**early | {"released": 2025.5}).unfused_attention
+    assert not launch(**early | {"hardware": "h100"}).unfused_attention
+    assert not launch(**early | {"model": "gpt-oss-120b"}).unfused_attention
+    assert not launch(**early | {"released": None}).unfused_attention
+
+
 def test_what_is_recomputed():
     assert launch().recomputation == {"kind": "none"}
     assert launch(model="deepseek-v3").recomputed == ("mla_up",)

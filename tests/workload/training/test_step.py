@@ -11,6 +11,8 @@ from moesim.engine.program import Program
 from moesim.engine.simulate import simulate
 from moesim.network.fidelity import FIDELITIES
 from moesim.study.step.training_metrics import breakdown_s, training_metrics
+from moesim.workload.training.activations import expert_loads, layer_bytes
+from moesim.workload.training.parts import attention
 from moesim.workload.training.routed import _biases
 from moesim.workload.training.step import training_step
 
@@ -219,6 +221,23 @@ def test_the_librarys_exchange_wants_a_copy_for_every_expert_laid_out(assembled)
     moved = 2 * (1 + 2) * 4096 * 256 * 2 / (STREAM_SHARE * device.hbm_bytes_per_s) + 2 * KERNEL_S
     priced = own.kernels / 5  # how often experts were: two moves, two products and an activation
     assert (copied.moved - own.moved) / priced == pytest.approx(moved, rel=0.2)  # copies arrive a node, not an expert
+
+
+def test_unfused_attention_moves_its_scores(assembled):
+    """8 heads over 4,096 tokens: two products and a softmax, backward four and one; probabilities are kept."""
+    one = {"cluster__devices": 1, "parallelism": {}, "placement__slots_per_rank": 16, "workload__sequence": 4096}
+    fused, unfused = (assembled(**one, attention_kernel=kind) for kind in ("fused", "unfused"))
+    job = unfused.job
+    layer, scores = job.layer(0), 8 * 4096 * 4096
+    found = attention(job, layer).kernel
+    for part, reads in ((found.forward, 2), (found.input, 3)):
+        assert part.seconds > scores * 2 * reads / job.machine.device.hbm_bytes_per_s
+        assert part.attended == part.seconds > 3 * attention(fused.job, layer).kernel.forward.seconds
+    assert (found.forward.kernels, found.input.kernels) == (3, 6)
+    loads = expert_loads(job, None)
+    assert (layer_bytes(job, 0, loads) - layer_bytes(fused.job, 0, loads)).max() == scores * 2
+    again = replace(job, recompute=frozenset({"attention"}))
+    assert layer_bytes(again, 0, loads).max() < layer_bytes(fused.job, 0, loads).max()
 
 
 def test_large_microbatches_hide_their_launches(assembled):
