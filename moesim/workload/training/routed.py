@@ -148,7 +148,7 @@ def _experts(
     experts = job.model.layers[job.model.moe_layers[0]].experts
     hidden, ffn = job.model.expert_hidden, experts.ffn // job.parallelism.expert_tp
     width = (1 + experts.gated) * ffn
-    narrow, wire = job.formats.experts[1], (entering + pairs) * hidden * BF16.bytes
+    wire = (entering + pairs) * hidden * BF16.bytes
     up = products(job, rows, width, hidden, *job.formats.experts, touched)
     down = products(job, rows, hidden, ffn, *job.formats.experts, touched)
     # Permute, and un-permute with sums: gates weigh the inner activations, so that the way back moves gradients alone.
