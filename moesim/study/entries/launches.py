@@ -90,12 +90,9 @@ def launch_of(recipe: Recipe) -> Launch:
     if recipe.stack != "megatron":
         return Launch()
     # Dropped tokens go with NCCL's all-to-all alone (Megatron-Core: moe_expert_capacity_factor).
-    plain = Launch(
-        grouped_gemm="per_expert",
-        library=recipe.dropped,
-        recomputed=_recomputed(recipe),
-        unfused_attention=recipe.model in _MLA and recipe.hardware in BLACKWELL and recipe.before(_CUDNN_MLA),
-    )
+    unfused = recipe.model in _MLA and recipe.hardware in BLACKWELL and recipe.before(_CUDNN_MLA)
+    recomputed = ("attention",) if unfused else _recomputed(recipe)
+    plain = Launch(grouped_gemm="per_expert", library=recipe.dropped, recomputed=recomputed, unfused_attention=unfused)
     if _full(recipe):  # CuTe DSL's fused grouped MLP comes with the capture of whole steps
         return replace(plain, graphs=True, grouped_gemm="fused_mlp", pairs=PRECISIONS[recipe.form].compute != "fp4")
     found = replace(plain, graphs=_graphs(recipe), library=plain.library or _library(recipe))
@@ -159,11 +156,10 @@ def _of_model(recipe: Recipe) -> dict[str, object]:
 
 
 def _recomputed(recipe: Recipe) -> tuple[str, ...]:
-    """recompute_modules: mla_up_proj with MLA; layernorm and moe_act of GPT-OSS in BF16 where HBM is short; NeMo 25.04
-    recomputes attention of DeepSeek-V3 on GB200."""
+    """recompute_modules: mla_up_proj with MLA; layernorm and moe_act of GPT-OSS in BF16 where HBM is short; of hybrid
+    models on H100 experts too. Where attention is not fused, core_attn (NeMo 25.04, DeepSeek-V3 on GB200)."""
     if recipe.model in _MLA:
-        early = recipe.before(_BRIDGE) and recipe.hardware == "gb200_nvl72"
-        return ("attention",) if early else ("mla_up",)
+        return ("mla_up",)
     if recipe.model == "gpt-oss-120b" and not recipe.narrow and recipe.hardware in ("h100", "b200", "gb200_nvl72"):
         return ("norm", "activation")
     if recipe.hybrid and recipe.hardware == "h100":

@@ -12,11 +12,12 @@ Rules that hold for all entries alike, where a text does not say:
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from moesim.hardware.device import Hardware
 from moesim.hardware.precision import PRECISIONS
 from moesim.study.entries import words
-from moesim.study.entries.calibration import age, years_ago
+from moesim.study.entries.calibration import years_ago
 from moesim.study.entries.case import Assumptions, Case, NotStated
 from moesim.study.entries.degrees import degrees
 from moesim.study.entries.deployment import hardware_named, model_named, occurs
@@ -34,30 +35,29 @@ def training_case(entry: Entry, quantity: Quantity) -> Case:
     """The case of an entry. Raises NotStated."""
     assume = Assumptions()
     job = job_of(entry, assume)
+    if step := re.search(r"optimi[sz]ation step (\d+)", entry.metric.lower()):
+        job = replace(job, released=_date_of_step(job, int(step[1]), assume))
     document = document_of_job(job, assume)
     family = "balanced" if job.balanced else "routed"
-    years = age(software_of(entry))
-    if step := re.search(r"optimi[sz]ation step (\d+)", entry.metric.lower()):
-        years = _years_of_step(job, int(step[1]), assume)
     return Case(
         entry.id,
         document,
         quantity,
         f"{job.stack} {recipe_group(job.format)}",
         (*assume.texts, f"{family} routing"),
-        age=years,
+        age=years_ago(job.released),
         devices=job.devices if quantity.per == "system" else None,
     )
 
 
-def _years_of_step(job: Job, step: int, assume: Assumptions) -> float | None:
-    """Age of the software at a step of a series of optimisations: they came one by one between the day that the product
-    began to ship and the publication."""
+def _date_of_step(job: Job, step: int, assume: Assumptions) -> float | None:
+    """Date of the software at a step of a series of optimisations, which came one by one between the day that the
+    product began to ship and the publication."""
     if job.released is None:
         return None
     begun = min(words.SHIPPED.get(job.hardware.name, job.released), job.released)
     assume.note(f"step {step} of {LAST_STEP} between the product's first shipping and the publication")
-    return years_ago(job.released - (job.released - begun) * max(LAST_STEP - step, 0) / LAST_STEP)
+    return job.released - (job.released - begun) * max(LAST_STEP - step, 0) / LAST_STEP
 
 
 def software_of(entry: Entry) -> str:
