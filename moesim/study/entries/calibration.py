@@ -1,6 +1,7 @@
 """What a stack's published figures say about it beyond the simulation: factors on the times of each kind of work.
 
     calibrated = source · exp(ageing · age) · ((device² + host²)^½ + scan_s · scans) · (1 + factor_bubble · b)
+                                              device + host in their place where both take turns
     device = Σ_kind factor_kind · simulated_kind, without the bubble;  b = simulated bubble over all the rest
     host = host_s · layer passes + expert_s · expert passes
 
@@ -58,13 +59,17 @@ class Factors:
         weighted = {kind: self.factors.get(kind, 1.0) * seconds for kind, seconds in outcome.seconds.items()}
         bubble = weighted.pop(BUBBLE, 0.0) / max(total - outcome.seconds.get(BUBBLE, 0.0), 1e-12)
         host = self.host_s * outcome.passes + self.expert_s * outcome.expert_passes
-        scaled = float(combined(sum(weighted.values()), host, self.scan_s * outcome.scans, bubble))
+        parts = (sum(weighted.values()), host, self.scan_s * outcome.scans, bubble)
+        scaled = float(combined(*parts, outcome.serial))
         return scaled / total * math.exp(self.ageing * (age or 0.0)) * self.source
 
 
-def combined(device: np.ndarray, host: np.ndarray, scan: np.ndarray, bubble: np.ndarray) -> np.ndarray:
-    """Seconds of a step out of those of the device, of the host beside it and of scans; bubble: over all of them."""
-    return (np.hypot(device, host) + scan) * (1 + bubble)
+def combined(
+    device: np.ndarray, host: np.ndarray, scan: np.ndarray, bubble: np.ndarray, serial: np.ndarray | bool
+) -> np.ndarray:
+    """Seconds of a step out of those of the device, of the host beside it (serial: or before it) and of scans; bubble:
+    over all of them."""
+    return (np.where(serial, device + host, np.hypot(device, host)) + scan) * (1 + bubble)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,8 +7,9 @@ Of a published figure the logarithm of the factor that its simulated time wants 
     device = Σ_k e^θ_k · share_k, without the bubble;  host = (host · passes + expert · expert passes) / total
 
 A host launches while the device computes, so that the longer of both shows, rounded as products and their traffic are
-(`moesim.cost.gemm`); it waits for the device wherever it reads routing, which is why the shorter one shows at all. A
-pipeline's bubble is as many passes long whatever a pass takes, so that it stretches with them.
+(`moesim.cost.gemm`); it waits for the device wherever it reads routing, which is why the shorter one shows at all.
+Where it launches a forward and a backward pass in turn and waits for the routing of each, they take turns with the
+device (device + host). A pipeline's bubble is as many passes long whatever a pass takes, and stretches with them.
 
 θ_k = all + stack + format: the format of the products has terms of its own for kinds of work that multiply matrices in
 it (`BY_FORMAT`) alone; launches, exchanges, bubbles and ageing are those of the stack, whatever the format. host,
@@ -128,6 +129,7 @@ class _Problem:
         # Which columns of shares are of the device, the host, scans and the bubble.
         of = np.array([*np.where(bubble, "bubble", "device"), "host", "host", "scan"])
         self._of = {name: of == name for name in ("device", "host", "scan", "bubble")}
+        self._serial = np.array([row.outcome.serial for row in rows], dtype=bool)
         self._age = np.array([row.age for row in rows])
         self._wanted = np.log([row.wanted for row in rows])
 
@@ -141,16 +143,17 @@ class _Problem:
 
     def residuals(self, x: np.ndarray) -> np.ndarray:
         _, sums, ageing, source = self._parts(x)
-        missed = np.log(combined(*sums)) + ageing * self._age + source - self._wanted
+        missed = np.log(combined(*sums, self._serial)) + ageing * self._age + source - self._wanted
         return np.concatenate([missed / LOSS_SCALE, x / self._widths])
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
         weighted, (device, host, scan, bubble), ageing, _ = self._parts(x)
         beside = np.hypot(device, host)
+        whole = np.where(self._serial, device + host, beside) + scan
         kinds = {
-            "device": device / beside / (beside + scan),
-            "host": host / beside / (beside + scan),
-            "scan": 1 / (beside + scan),
+            "device": np.where(self._serial, 1, device / beside) / whole,
+            "host": np.where(self._serial, 1, host / beside) / whole,
+            "scan": 1 / whole,
             "bubble": 1 / (1 + bubble),
         }
         slopes = weighted * sum(slope[:, None] * self._of[name] for name, slope in kinds.items())

@@ -15,8 +15,9 @@ class Outcome:
     input_tokens, output_tokens, sequences: of the whole system in that time. ttft, tpot: seconds over requests by
     statistic (``mean``, ``p99`` …), empty where there are none. passes: layers that a rank runs forward and back,
     launched by its host; none from captured graphs. expert_passes: the same, as often as the rank has local experts in
-    the layer, whose products are launched one by one. scans: 10^12 elements of the states of linear attention that a
-    rank updates in a training step. low, high: factors of the cost models' 80 % interval.
+    the layer, whose products are launched one by one. serial: whether the host and the device take turns. scans: 10^12
+    elements of the states of linear attention that a rank updates in a training step. low, high: factors of the cost
+    models' 80 % interval.
     """
 
     devices: int
@@ -31,6 +32,7 @@ class Outcome:
     tpot: dict[str, float] = field(default_factory=dict)
     passes: float = 0.0
     expert_passes: float = 0.0
+    serial: bool = False
     scans: float = 0.0
     model_flops: float = 0.0
     peak_flops_per_s: float = 0.0

@@ -76,6 +76,7 @@ def _continued(short: Outcome, few: int, long: Outcome, more: int, many: int) ->
         ranks=short.ranks,
         passes=at(short.passes, long.passes),
         expert_passes=at(short.expert_passes, long.expert_passes),
+        serial=short.serial,
         scans=at(short.scans, long.scans),
         model_flops=at(short.model_flops, long.model_flops),
         peak_flops_per_s=short.peak_flops_per_s,
@@ -112,6 +113,7 @@ def _outcome(result: TrainingResult) -> Outcome:
         passes=_launched(job, len(job.model.layers), "attention", "experts"),
         expert_passes=_launched(job, len(job.model.moe_layers), "experts")
         * (job.placement.slots_per_rank if job.placement else 0),
+        serial=job.graphs is not True and bool(getattr(result.assembly.scenario.schedule, "pairs", False)),
         scans=scans(job.model, job.step_tokens / job.cluster.ranks),
         model_flops=float(metrics["model_flops_per_token"]) * job.step_tokens,
         peak_flops_per_s=job.machine.device.peak.get("bf16", 0.0),

@@ -113,6 +113,9 @@ def test_hosts_launch_passes_and_products_of_local_experts():
     assert eager.passes == 48 / 2 * 32
     assert eager.expert_passes == 32 * eager.passes
     assert (partial.passes, partial.expert_passes) == (eager.passes / 2, eager.expert_passes)
+    assert not eager.serial
+    pairs = {**case().document, "schedule": {"kind": "interleaved", "virtual_stages": 2, "pairs": True}}
+    assert [training_outcome({**pairs, "graphs": graphs}).serial for graphs in (False, True)] == [True, False]
     assert captured.passes == captured.expert_passes == 0
     assert {"experts", "dense", "attention", "element_wise", "exchange", "bubble"} <= set(eager.seconds)
     assert sum(eager.seconds.values()) == pytest.approx(eager.total_s, rel=1e-6)
