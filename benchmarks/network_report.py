@@ -18,7 +18,7 @@ import yaml
 from moesim.hardware.fabrics import build_cluster
 from moesim.network.collectives import all_to_all
 from moesim.network.routes import build_network
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 from moesim.study.validation.kernels.published_exchanges import published_exchanges
 
 FABRICS = {

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from moesim.report.figures.serving import draw_predictions
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.serving.constants import load_fitted
 from moesim.study.validation.serving.predict import predict_serving
 from moesim.study.validation.serving.scores import chosen_by_prediction, serving_statistics
 

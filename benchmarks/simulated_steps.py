@@ -26,7 +26,7 @@ from moesim.serving.memory import kv_capacity
 from moesim.serving.simulate import simulate
 from moesim.serving.simulated import Factors, SimulatedSteps
 from moesim.serving.stack import Constants, kernel_counts
-from moesim.spec.serving_constants import SHIPPED, FittedSimulation, fitted_text, load_fitted
+from moesim.spec.serving.constants import SHIPPED, FittedSimulation, fitted_text, load_fitted
 from moesim.study.validation.serving.judge import interval
 from moesim.study.validation.serving.rows import ServingRow, deployment, load, policy, read_row, stack_of
 from moesim.workload.deployment import Deployment

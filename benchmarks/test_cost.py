@@ -5,7 +5,7 @@ import numpy as np
 from moesim.cost.calibration import machine_for
 from moesim.cost.experts import routed_experts
 from moesim.hardware.precision import PRECISIONS
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 
 
 def test_experts_of_a_whole_step(benchmark):

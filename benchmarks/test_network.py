@@ -14,7 +14,7 @@ from moesim.hardware.fabrics import nvlink, torus
 from moesim.hardware.topology import Link
 from moesim.network.collectives import all_to_all
 from moesim.network.routes import build_network
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 
 
 def switch(devices):

@@ -12,8 +12,8 @@ import pytest
 
 from moesim.engine.simulate import simulate
 from moesim.network.fidelity import FIDELITIES
-from moesim.spec.assembly import assemble
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.assembly.step import assemble
+from moesim.spec.step.scenario_file import read_scenario
 from moesim.study.step.run import run_scenario
 from moesim.workload.inference import inference_step
 from moesim.workload.overlap import OVERLAPS

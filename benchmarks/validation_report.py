@@ -18,8 +18,8 @@ import yaml
 from moesim.cost.table_kinds import KINDS
 from moesim.errors import InvalidInput
 from moesim.report.validation_page import SIBLINGS, write_validation
-from moesim.spec import library
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.reading import library
 from moesim.study.validation.kernels.calibrate import calibrate, calibration_block, launch_of, write_calibration
 from moesim.study.validation.tables import read_table
 

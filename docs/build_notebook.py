@@ -71,7 +71,7 @@ from moesim.study.serving_load.pareto import pareto
 pareto("serving-qwen3-h100-bursty", [1, 8, 32])""",
     "## A capacity plan",
     """
-from moesim.spec.loading import parse
+from moesim.spec.reading.loading import parse
 from moesim.study.planning.plan import plan_of
 
 plan = parse('''

@@ -35,8 +35,8 @@ def calibrate(
         return
     if not tables or hardware is None:
         raise InvalidInput("say what to fit: moesim calibrate TABLE… --hardware NAME, or --measure OUT.yaml")
-    from moesim.spec import library
-    from moesim.spec.profile import load_profile
+    from moesim.spec.hardware.profile import load_profile
+    from moesim.spec.reading import library
     from moesim.study.validation.kernels import calibrate as study
     from moesim.study.validation.tables import read_table
 

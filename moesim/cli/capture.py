@@ -64,7 +64,7 @@ def capture(
         ]
     elif shipped is None:
         from moesim.lab.miniatures import capture_miniature, miniature_of
-        from moesim.spec.model_file import load_model
+        from moesim.spec.model.file import load_model
 
         wanted = miniature or miniature_of(load_model(model))
         written = [capture_miniature(wanted, out, router=router, token_ids=token_ids, rng_seed=seed, progress=progress)]

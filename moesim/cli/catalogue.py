@@ -138,7 +138,7 @@ def _print_profiles(table) -> None:
 def _draw(name: str, devices: int | None, path: Path) -> None:
     from moesim.hardware.fabrics import build_cluster
     from moesim.report.figures.topology import draw_topology
-    from moesim.spec.profile import load_profile
+    from moesim.spec.hardware.profile import load_profile
     from moesim.study.inspection.profiles import drawn_devices
 
     hardware = load_profile(name)

@@ -64,7 +64,7 @@ def check(
 
 def _forms(wanted: list[str]) -> list[tuple[str, Path | None]]:
     from moesim.report.check_formats import FORMATS
-    from moesim.spec.complaints import did_you_mean, one_of
+    from moesim.spec.reading.complaints import did_you_mean, one_of
 
     found = []
     for text in wanted:

@@ -27,7 +27,7 @@ def complete_trace(incomplete: str) -> list[str]:
 
 def complete_claim(incomplete: str) -> list[str]:
     """Ids of the shipped claims."""
-    from moesim.spec.loading import read
+    from moesim.spec.reading.loading import read
     from moesim.study.claims.reading import shipped_files
 
     names = (name for path in shipped_files() for name in read(path).data["claims"])
@@ -44,7 +44,7 @@ def complete_schema(incomplete: str) -> list[str]:
 def complete_field(ctx: typer.Context, incomplete: str) -> list[str]:
     """Fields that the scenario on the line writes, for ``--set`` and ``--over``."""
     from moesim.errors import InvalidInput
-    from moesim.spec.scenario_file import read_scenario
+    from moesim.spec.step.scenario_file import read_scenario
 
     # The option that is being typed has no value yet, so that the line is parsed only in part: the rest is in `args`.
     words = [word for word in (*ctx.params.values(), *ctx.args) if isinstance(word, str) and not word.startswith("-")]
@@ -59,6 +59,6 @@ def complete_field(ctx: typer.Context, incomplete: str) -> list[str]:
 
 
 def _names(kind: str, incomplete: str) -> list[str]:
-    from moesim.spec.library import names
+    from moesim.spec.reading.library import names
 
     return [name for name in names(kind) if name.startswith(incomplete)]

@@ -28,8 +28,8 @@ def offload(
     change: Annotated[list[str] | None, set_option("Change a field, e.g. offload.steps=32.")] = None,
 ) -> None:
     """Compare expert caches and prefetches on the same replayed decode steps: hit rates, bytes, stalls, tokens/s."""
-    from moesim.spec.assembly import assemble
-    from moesim.spec.scenario_file import read_scenario
+    from moesim.spec.assembly.step import assemble
+    from moesim.spec.step.scenario_file import read_scenario
     from moesim.study.results.record import SCHEMA_VERSION, rounded, scenario_hash
     from moesim.study.step.offload import compare_policies
     from moesim.workload.offload.caches import CACHES

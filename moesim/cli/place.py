@@ -91,7 +91,7 @@ def place(
 
 def _policies(options: list[str]) -> list[str | dict]:
     """Names, and mappings in YAML."""
-    from moesim.spec.scenario_file import plain_value
+    from moesim.spec.step.scenario_file import plain_value
 
     policies: list[str | dict] = []
     for option in options:

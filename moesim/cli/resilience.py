@@ -28,7 +28,7 @@ def resilience(
     change: Annotated[list[str] | None, set_option("Change a field, e.g. checkpoint.interval=daly.")] = None,
 ) -> None:
     """Simulate weeks of a training run or a service with failures: goodput, availability, what each failure costs."""
-    from moesim.spec.scenario_file import read_scenario
+    from moesim.spec.step.scenario_file import read_scenario
 
     if out is not None:
         check_folder(out)

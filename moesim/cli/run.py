@@ -35,8 +35,8 @@ def run(
     change: Annotated[list[str] | None, set_option("Change a field, e.g. workload.context=8192.")] = None,
 ) -> None:
     """Simulate one step of a scenario and print what it takes and why."""
-    from moesim.spec.scenario_file import read_scenario
-    from moesim.spec.training_assembly import is_training
+    from moesim.spec.step.scenario_file import read_scenario
+    from moesim.spec.training.assembly import is_training
     from moesim.study.step.run import run_scenario
 
     if links and out is None:

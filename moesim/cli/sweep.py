@@ -101,7 +101,7 @@ def _shard(text: str | None) -> tuple[int, int] | None:
 
 def _draw(table, grid, metric: str, path: Path) -> None:
     from moesim.report.figures.sweep import draw_sweep
-    from moesim.spec.complaints import did_you_mean
+    from moesim.spec.reading.complaints import did_you_mean
 
     if metric not in table and (table["status"] == "ok").any():
         numbers = [column for column in table.select_dtypes("number") if column not in grid.fields]

@@ -23,7 +23,7 @@ def trace(
     json: JsonOption = False,
 ) -> None:
     """Judge the health of router traces: balance, collapse, locality, layer dependence, drift."""
-    from moesim.spec import library
+    from moesim.spec.reading import library
     from moesim.study.inspection.trace_health import comparison_as_json, examine, health_as_json
 
     seen = [examine(library.find("trace", name)) for name in traces]

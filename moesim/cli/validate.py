@@ -49,7 +49,7 @@ def validate(
 
         validate_local(profile=profile, folder=out or LOCAL_FOLDER, device=device, json=json)
         return
-    from moesim.spec.profile import load_profile
+    from moesim.spec.hardware.profile import load_profile
     from moesim.study.validation.kernels.validate import predict_table, statistics
     from moesim.study.validation.tables import read_table
 

@@ -61,7 +61,7 @@ def fit_serving(
     """Fit the constants of serving stacks, judge them on unseen curves, models and hardware, and keep them."""
     from datetime import date
 
-    from moesim.spec.serving_constants import SHIPPED, fitted_text
+    from moesim.spec.serving.constants import SHIPPED, fitted_text
     from moesim.study.validation.serving.judge import fit_serving as fit
     from moesim.study.validation.tables import read_table
 

@@ -23,29 +23,29 @@ KINDS = (
 def json_schema(kind: str) -> dict:
     """The schema (draft 2020-12) of a kind of file. Raises InvalidInput for an unknown kind."""
     if kind == "scenario":
-        from moesim.spec.scenario import Scenario as Schema
+        from moesim.spec.step.scenario import Scenario as Schema
     elif kind == "training":
-        from moesim.spec.training_scenario import TrainingScenario as Schema
+        from moesim.spec.training.scenario import TrainingScenario as Schema
     elif kind == "serving":
-        from moesim.spec.serving_scenario import ServingScenario as Schema
+        from moesim.spec.serving.scenario import ServingScenario as Schema
     elif kind == "resilience":
-        from moesim.spec.resilience_scenario import TrainingRun as Schema
+        from moesim.spec.studies.resilience_scenario import TrainingRun as Schema
     elif kind == "training_plan":
-        from moesim.spec.plan_file import TrainingPlan as Schema
+        from moesim.spec.studies.plan_file import TrainingPlan as Schema
     elif kind == "plan":
-        from moesim.spec.plan_file import Plan as Schema
+        from moesim.spec.studies.plan_file import Plan as Schema
     elif kind == "service":
-        from moesim.spec.resilience_scenario import ServiceRun as Schema
+        from moesim.spec.studies.resilience_scenario import ServiceRun as Schema
     elif kind == "profile":
-        from moesim.spec.profile import Profile as Schema
+        from moesim.spec.hardware.profile import Profile as Schema
     elif kind == "model":
-        from moesim.spec.model_file import ModelFile as Schema
+        from moesim.spec.model.file import ModelFile as Schema
     elif kind == "sweep":
-        from moesim.spec.sweep_file import SweepFile as Schema
+        from moesim.spec.studies.sweep_file import SweepFile as Schema
     elif kind == "baseline":
-        from moesim.spec.baseline_file import BaselineFile as Schema
+        from moesim.spec.studies.baseline_file import BaselineFile as Schema
     elif kind == "claim":
-        from moesim.spec.claim_file import ClaimFile as Schema
+        from moesim.spec.studies.claim_file import ClaimFile as Schema
     else:
         raise InvalidInput(f"there is no schema of {kind!r}; write one of {', '.join(KINDS)}")
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Schema.model_json_schema()}

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from moesim.errors import Infeasible, InvalidInput, Problem
-from moesim.spec.loading import Document, Spec
-from moesim.spec.resilience_scenario import ServiceRun, TrainingRun
-from moesim.spec.scenario import Scenario
-from moesim.spec.serving_assembly import serving_assembly
-from moesim.spec.serving_scenario import ServingScenario
-from moesim.spec.training_scenario import TrainingScenario
+from moesim.spec.reading.loading import Document, Spec
+from moesim.spec.serving.assembly import serving_assembly
+from moesim.spec.serving.scenario import ServingScenario
+from moesim.spec.step.scenario import Scenario
+from moesim.spec.studies.resilience_scenario import ServiceRun, TrainingRun
+from moesim.spec.training.scenario import TrainingScenario
 from moesim.study.step.run import run_step
 
 

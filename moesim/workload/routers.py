@@ -1,7 +1,7 @@
 """What choosing experts costs: kernels of a router, fused or one by one, and ways around it.
 
-A router is a function in `ROUTERS`; the keys that a scenario sets for it are in `moesim.spec.router`. Each prices the
-norm in front of the experts too, which all of them need. Which experts are chosen is the trace's affair.
+A router is a function in `ROUTERS`; the keys that a scenario sets for it are in `moesim.spec.step.router`. Each prices
+the norm in front of the experts too, which all of them need. Which experts are chosen is the trace's affair.
 """
 
 from __future__ import annotations

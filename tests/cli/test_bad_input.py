@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moesim.routing.trace import open_trace
-from moesim.spec import library
+from moesim.spec.reading import library
 
 GOOD = (library.folder("scenario") / "mixtral-8x7b-h100.yaml").read_text()
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from moesim.routing.trace import open_trace, write_trace
-from moesim.spec import library
+from moesim.spec.reading import library
 
 QUICK = ("quickstart", "--set", "workload.sequences_per_rank=16")
 

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moesim.spec import library
-from moesim.spec.scenario_file import read_scenario
-from moesim.spec.training_assembly import is_training
+from moesim.spec.reading import library
+from moesim.spec.step.scenario_file import read_scenario
+from moesim.spec.training.assembly import is_training
 
 # Scenarios of one inference step; those of a server have a load instead of a workload.
 SCENARIOS = [

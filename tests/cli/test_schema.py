@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from moesim.spec import library
+from moesim.spec.reading import library
 from moesim.spec.schema import KINDS
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "schema"

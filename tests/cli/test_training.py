@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from moesim.spec import library
+from moesim.spec.reading import library
 
 GOOD = (library.folder("scenario") / "mixtral-8x7b-training-h100.yaml").read_text()
 SMALL = ("--set", "workload.global_batch=64", "--set", "workload.windows=1")

@@ -19,7 +19,7 @@ from moesim.errors import InvalidInput
 from moesim.hardware.fabrics import build_cluster
 from moesim.hardware.precision import PRECISIONS
 from moesim.network.routes import build_network
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 
 FP8, BF16 = PRECISIONS["fp8_block"], PRECISIONS["bf16"]
 HIDDEN, EXPERTS = 7168, 256

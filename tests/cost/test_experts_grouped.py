@@ -9,7 +9,7 @@ from moesim.cost.experts_grouped import between
 from moesim.cost.machine import Machine
 from moesim.hardware.device import Device
 from moesim.hardware.precision import PRECISIONS
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 
 H100 = Device("h100", "gpu", {"bf16": 989.4e12, "fp8": 1978.9e12}, 80e9, 3.35e12, 132)
 SHAPE = {"hidden": 7168, "ffn": 2048, "gated": True}

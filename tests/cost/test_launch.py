@@ -11,7 +11,7 @@ from moesim.cost.gemm import GEMM
 from moesim.cost.launch import host_part, operator_seconds
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Device, Hardware, Host
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 
 DEVICE = Device("toy", "gpu", {"bf16": 1e15, "fp8": 2e15}, 80e9, 4e12, 100)
 TINY = {"m": np.array([16.0]), "n": 512.0, "k": 512.0, "dtype": "fp8_block"}

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from moesim.errors import InvalidInput
 from moesim.model.huggingface import from_hf_config, from_hf_dict
 from moesim.model.parameters import parameters
-from moesim.spec.model_file import load_model
+from moesim.spec.model.file import load_model
 
 SMALL = {"num_hidden_layers": 4, "vocab_size": 1000}
 CASES = {

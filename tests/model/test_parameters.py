@@ -14,7 +14,7 @@ from moesim.model.parameters import (
     weight_bytes,
 )
 from moesim.model.per_token import kv_elements_per_token
-from moesim.spec.model_file import load_model
+from moesim.spec.model.file import load_model
 
 # (model, all parameters, those a token uses, KV elements per token). Counted on the meta device with the classes of
 # transformers 5.23.0 for all but dbrx, arctic, grok-1, deepseek-moe-16b and the papers' models (Switch, GLaM, GShard,

@@ -18,7 +18,7 @@ from moesim.model.per_token import (
     mean_attended_tokens,
     state_elements,
 )
-from moesim.spec.model_file import load_model
+from moesim.spec.model.file import load_model
 
 FULL = Attention("gqa", heads=8, kv_heads=2, head_dim=64)
 WINDOWED = Attention("gqa", heads=8, kv_heads=2, head_dim=64, window=128)

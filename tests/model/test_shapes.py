@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from moesim.model import shapes
 from moesim.model.architecture import Attention, Experts, Layer
 from moesim.model.per_token import LAYER_LISTINGS
-from moesim.spec.model_file import load_model
+from moesim.spec.model.file import load_model
 
 MLA = Attention(
     "mla",

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from moesim.report.validation_page import write_validation
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 from moesim.study.validation.kernels.evidence import errors, judged
 from moesim.study.validation.kernels.validate import predict_table, sample_tables
 from moesim.study.validation.tables import read_table

@@ -6,7 +6,7 @@ import pytest
 from moesim.errors import InvalidInput
 from moesim.resilience.checkpoints import check_storage, delta, touched_share
 from moesim.routing.trace import open_trace
-from moesim.spec import library
+from moesim.spec.reading import library
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from moesim.serving.grids import TOKENS
 from moesim.serving.kernels import kernel_tables
 from moesim.serving.loads import DrawnLoads
 from moesim.serving.stack import StackSteps, kernel_counts
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.serving.constants import load_fitted
 from moesim.study.validation.serving.rows import Configuration, deployment
 
 

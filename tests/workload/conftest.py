@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from moesim.routing.trace import RouterTrace, write_trace
-from moesim.spec.assembly import assemble
-from moesim.spec.loading import parse
+from moesim.spec.assembly.step import assemble
+from moesim.spec.reading.loading import parse
 
 MODEL = """
 title: Tiny

@@ -2,9 +2,9 @@
 
 import pytest
 
-from moesim.spec.assembly import assemble
-from moesim.spec.loading import parse
-from moesim.spec.model_file import load_model
+from moesim.spec.assembly.step import assemble
+from moesim.spec.model.file import load_model
+from moesim.spec.reading.loading import parse
 from moesim.workload.footprint import footprint, kv_bytes
 from moesim.workload.inference import inference_step
 from moesim.workload.overlap import OVERLAPS

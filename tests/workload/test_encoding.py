@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from moesim.spec.assembly import assemble
-from moesim.spec.loading import parse
-from moesim.spec.model_file import load_model
+from moesim.spec.assembly.step import assemble
+from moesim.spec.model.file import load_model
+from moesim.spec.reading.loading import parse
 from moesim.workload.encoding import cross_attention_work, halves, with_held
 from moesim.workload.footprint import footprint
 from moesim.workload.inference import inference_step

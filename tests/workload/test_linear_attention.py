@@ -10,7 +10,7 @@ from moesim.cost.memory import STREAM_SHARE
 from moesim.model.architecture import Attention
 from moesim.model.parameters import layer_parameters
 from moesim.model.per_token import kv_elements
-from moesim.spec.model_file import load_model
+from moesim.spec.model.file import load_model
 from moesim.workload import local
 from moesim.workload.deployment import Batch
 from moesim.workload.footprint import footprint, kv_bytes, state_bytes
@@ -91,8 +91,8 @@ def test_long_contexts_cost_a_hybrid_less(moesim_run):
 
 @pytest.fixture
 def moesim_run(tmp_path):
-    from moesim.spec.assembly import assemble
-    from moesim.spec.loading import parse
+    from moesim.spec.assembly.step import assemble
+    from moesim.spec.reading.loading import parse
     from moesim.workload.inference import inference_step
     from moesim.workload.overlap import OVERLAPS
 

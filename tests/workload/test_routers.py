@@ -6,8 +6,8 @@ import pytest
 from moesim.cost.launch import KERNEL_S
 from moesim.cost.machine import Machine
 from moesim.model.architecture import Experts
-from moesim.spec.model_file import load_model
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.model.file import load_model
 from moesim.workload.routers import GRAPH_GAP_S, ROUTERS, Gate, choice_kernels
 
 MACHINE = Machine(load_profile("h100").device)

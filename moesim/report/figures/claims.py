@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 
 from moesim.report.figures.canvas import new_figure
-from moesim.spec.claim_file import Figure
+from moesim.spec.studies.claim_file import Figure
 from moesim.study.claims.boundary import main_step
 from moesim.study.claims.table import label
 from moesim.study.claims.verdict import Decided

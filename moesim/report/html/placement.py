@@ -11,7 +11,7 @@ from moesim.report.html import plots
 from moesim.report.html.page import Figure, Page, Section
 from moesim.report.html.step import timing_sections
 from moesim.report.html.words import assumptions, between, provenance, sentence, source
-from moesim.spec.scenario import Scenario
+from moesim.spec.step.scenario import Scenario
 from moesim.study.placing.place import PlacementStudy, place_json
 from moesim.units import format_bytes, format_seconds
 

@@ -11,8 +11,8 @@ import pandas as pd
 from moesim.cost.calibration import machine_for
 from moesim.report.html import plots
 from moesim.report.html.page import Section
-from moesim.spec.profile import load_profile
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.serving.constants import load_fitted
 from moesim.study.planning.economics import device_usd_per_hour, device_watts
 from moesim.study.planning.plan import PlanResult
 from moesim.units import format_seconds

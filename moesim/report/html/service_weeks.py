@@ -12,8 +12,8 @@ from moesim.report.html.page import Figure, Page, Section
 from moesim.report.html.training_weeks import percent
 from moesim.report.html.words import assumptions, sentence, source
 from moesim.report.service import by_time
-from moesim.spec.loading import Document
-from moesim.spec.resilience_scenario import ServiceRun
+from moesim.spec.reading.loading import Document
+from moesim.spec.studies.resilience_scenario import ServiceRun
 from moesim.study.reliability.service_runs import ServiceResult
 from moesim.units import format_long, format_seconds
 

@@ -9,7 +9,7 @@ import pandas as pd
 from moesim.report.html import plots
 from moesim.report.html.page import Figure, Page, Section
 from moesim.report.html.words import assumptions, sentence, source
-from moesim.spec.plan_file import TrainingPlan
+from moesim.spec.studies.plan_file import TrainingPlan
 from moesim.study.planning.training_plan import TrainingPlanResult
 
 _NEVER = "–"

@@ -12,8 +12,8 @@ from moesim.report.html.page import Figure, Page, Section
 from moesim.report.html.words import assumptions, sentence, source
 from moesim.report.resilience import COLOURS
 from moesim.resilience.process import STATES, RunLog
-from moesim.spec.loading import Document
-from moesim.spec.resilience_scenario import TrainingRun
+from moesim.spec.reading.loading import Document
+from moesim.spec.studies.resilience_scenario import TrainingRun
 from moesim.study.reliability.training_runs import ResilienceResult
 from moesim.units import format_bytes, format_long
 

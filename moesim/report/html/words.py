@@ -8,8 +8,8 @@ import pandas as pd
 import yaml
 
 from moesim.report.html.page import Section
-from moesim.spec.defaults import defaults
-from moesim.spec.loading import Document, Spec
+from moesim.spec.reading.defaults import defaults
+from moesim.spec.reading.loading import Document, Spec
 from moesim.units import format_seconds
 
 LEVEL = "80 % interval"

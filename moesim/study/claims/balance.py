@@ -9,9 +9,9 @@ from moesim.model.architecture import Experts
 from moesim.routing import load as loads
 from moesim.routing.latent import Geometry
 from moesim.routing.trace import RouterTrace
-from moesim.spec.claim_file import Count, Positive, Seed, Share
-from moesim.spec.model_file import load_model
-from moesim.spec.routing import Routing
+from moesim.spec.model.file import load_model
+from moesim.spec.step.routing import Routing
+from moesim.spec.studies.claim_file import Count, Positive, Seed, Share
 
 _DECODING_TOKENS = 32
 

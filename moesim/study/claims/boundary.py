@@ -11,7 +11,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from moesim.spec.claim_file import Figure
+from moesim.spec.studies.claim_file import Figure
 from moesim.study.claims.reading import Claim
 from moesim.study.claims.words import amount
 

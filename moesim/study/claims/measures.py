@@ -13,11 +13,11 @@ from typing import Literal
 import numpy as np
 
 from moesim.hardware.fabrics import build_cluster
-from moesim.spec.claim_file import Changes, Count, Positive
-from moesim.spec.fabric import FabricOptions
-from moesim.spec.loading import Document
-from moesim.spec.profile import load_profile
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.hardware.fabric import FabricOptions
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.reading.loading import Document
+from moesim.spec.step.scenario_file import read_scenario
+from moesim.spec.studies.claim_file import Changes, Count, Positive
 from moesim.study.claims.balance import router, routing
 from moesim.study.claims.sheets import hardware, model
 

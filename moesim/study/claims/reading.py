@@ -10,12 +10,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moesim.errors import InvalidInput, Problem
-from moesim.spec import claim_file, library
-from moesim.spec.claim_file import ClaimFile, Figure
-from moesim.spec.complaints import did_you_mean
-from moesim.spec.formula import Formula, parse_formula
-from moesim.spec.kinds import Kind
-from moesim.spec.loading import Document, FieldPath, read
+from moesim.spec.reading import library
+from moesim.spec.reading.complaints import did_you_mean
+from moesim.spec.reading.formula import Formula, parse_formula
+from moesim.spec.reading.kinds import Kind
+from moesim.spec.reading.loading import Document, FieldPath, read
+from moesim.spec.studies import claim_file
+from moesim.spec.studies.claim_file import ClaimFile, Figure
 from moesim.study.claims.measures import MEASURES, document_of
 from moesim.study.results.inputs import Inputs
 

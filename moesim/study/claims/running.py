@@ -16,7 +16,7 @@ from pathlib import Path
 
 from moesim.errors import Infeasible, InvalidInput, Problem
 from moesim.files import write_text
-from moesim.spec.loading import read
+from moesim.spec.reading.loading import read
 from moesim.study.claims.measures import MEASURES
 from moesim.study.claims.reading import Claim, Measurement
 from moesim.study.results.record import rounded

@@ -8,9 +8,9 @@ from moesim.hardware.fabrics import build_cluster
 from moesim.hardware.topology import injection_bandwidth
 from moesim.model.parameters import active_parameters, parameters
 from moesim.model.per_token import forward_flops, kv_elements, kv_elements_per_token
-from moesim.spec.claim_file import Count
-from moesim.spec.model_file import load_model
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.model.file import load_model
+from moesim.spec.studies.claim_file import Count
 
 _SCALE_UP = ("nvlink", "xgmi", "ici", "pcie")
 

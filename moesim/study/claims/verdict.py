@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from moesim.errors import InvalidInput
-from moesim.spec.claim_file import Figure
-from moesim.spec.complaints import did_you_mean
+from moesim.spec.reading.complaints import did_you_mean
+from moesim.spec.studies.claim_file import Figure
 from moesim.study.claims.boundary import boundary
 from moesim.study.claims.reading import Claim, Point
 from moesim.study.claims.running import Measured

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 
-from moesim.spec.claim_file import Figure
+from moesim.spec.studies.claim_file import Figure
 from moesim.units import format_bytes, format_seconds
 
 _PREFIXES = (("P", 1e15), ("T", 1e12), ("G", 1e9), ("M", 1e6), ("k", 1e3))

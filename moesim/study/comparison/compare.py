@@ -9,8 +9,8 @@ import pandas as pd
 
 import moesim
 from moesim.errors import Infeasible, InvalidInput, Problem
-from moesim.spec.loading import Document
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.reading.loading import Document
+from moesim.spec.step.scenario_file import read_scenario
 from moesim.study.comparison.differences import (
     ABSENT,
     fields_changed,

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from moesim.model.architecture import Layer, MoEModel
-from moesim.spec.assembly import assemble
-from moesim.spec.model_file import load_model
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.assembly.step import assemble
+from moesim.spec.model.file import load_model
+from moesim.spec.step.scenario_file import read_scenario
 from moesim.study.step.run import run_assembly
 
 if TYPE_CHECKING:

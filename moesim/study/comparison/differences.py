@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from moesim.spec.loading import Document
+from moesim.spec.reading.loading import Document
 from moesim.study.scenarios import Outcome, ScenarioKind
 from moesim.study.sweeps.grid import as_text
 

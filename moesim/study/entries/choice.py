@@ -20,8 +20,8 @@ from moesim.serving.memory import kv_capacity
 from moesim.serving.policy import PRESETS
 from moesim.serving.stack import StackSteps, kernel_counts
 from moesim.serving.steps import Prefill, StepCost
-from moesim.spec.assembly import assemble
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.assembly.step import assemble
+from moesim.spec.serving.constants import load_fitted
 from moesim.study.entries.case import NotStated
 from moesim.study.entries.deployment import SERVER, Server, domain, routed_experts_of
 from moesim.study.entries.documents import document_of

@@ -10,7 +10,7 @@ import numpy as np
 from moesim.errors import MoesimError
 from moesim.serving.memory import kv_capacity
 from moesim.serving.policy import PRESETS, Policy
-from moesim.spec.assembly import assemble
+from moesim.spec.assembly.step import assemble
 from moesim.study.entries import bench
 from moesim.study.entries.case import Assumptions, NotStated
 from moesim.study.entries.deployment import Server

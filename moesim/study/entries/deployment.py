@@ -20,8 +20,8 @@ from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
 from moesim.hardware.precision import PRECISIONS
 from moesim.model.architecture import MoEModel, require_shapes
-from moesim.spec.model_file import load_model
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.model.file import load_model
 from moesim.study.entries import mlperf, words
 from moesim.study.entries.case import Assumptions, NotStated
 from moesim.study.entries.checkpoints import expert_parameters, precision

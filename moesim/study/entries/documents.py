@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import yaml
 
-from moesim.spec.loading import Document, parse
+from moesim.spec.reading.loading import Document, parse
 
 
 def document_of(data: Mapping[str, object], name: str = "published") -> Document:

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 
 from moesim.errors import InvalidInput, MoesimError, Problem
-from moesim.spec.expected import Expected
-from moesim.spec.loading import Document, read
+from moesim.spec.reading.loading import Document, read
+from moesim.spec.step.expected import Expected
 from moesim.study.entries.calibration import Calibration, load_calibration
 from moesim.study.entries.case import Case, NotStated
 from moesim.study.entries.documents import document_of, text_of

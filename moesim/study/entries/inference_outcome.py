@@ -8,9 +8,9 @@ import numpy as np
 
 from moesim.errors import MoesimError
 from moesim.serving.stack import StackSteps, kernel_counts
-from moesim.spec.assembly import assemble
-from moesim.spec.serving_assembly import serving_assembly
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.assembly.step import assemble
+from moesim.spec.serving.assembly import serving_assembly
+from moesim.spec.serving.constants import load_fitted
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.outcome import Outcome, node_size
 from moesim.study.serving_load.serve import ServeResult, serve

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from moesim.errors import Infeasible, MoesimError
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 from moesim.study.entries.calibration import Calibration, Factors, load_calibration
 from moesim.study.entries.case import Case, NotStated
 from moesim.study.entries.entry import Entry

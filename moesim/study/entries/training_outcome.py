@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from moesim.model.architecture import MoEModel
-from moesim.spec.training_assembly import assemble_training, with_microbatches
+from moesim.spec.training.assembly import assemble_training, with_microbatches
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.outcome import Outcome, node_size
 from moesim.study.step.train import TrainingResult, run_training, run_training_assembly

@@ -9,12 +9,12 @@ import numpy as np
 
 from moesim.errors import InvalidInput
 from moesim.routing.replay import Routes
-from moesim.spec.assembly import Assembly, assemble
-from moesim.spec.loading import Document
-from moesim.spec.parts import overlap_of
-from moesim.spec.scenario_file import read_scenario
-from moesim.spec.serving_assembly import serving_assembly
-from moesim.spec.training_assembly import assemble_training, is_training
+from moesim.spec.assembly.parts import overlap_of
+from moesim.spec.assembly.step import Assembly, assemble
+from moesim.spec.reading.loading import Document
+from moesim.spec.serving.assembly import serving_assembly
+from moesim.spec.step.scenario_file import read_scenario
+from moesim.spec.training.assembly import assemble_training, is_training
 from moesim.study.inspection.group_traffic import collectives
 from moesim.study.inspection.layout import NAMES, Layout
 from moesim.study.inspection.span import span

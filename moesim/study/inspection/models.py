@@ -9,8 +9,8 @@ import pandas as pd
 from moesim.model.architecture import MoEModel
 from moesim.model.parameters import active_parameters, parameters
 from moesim.model.per_token import forward_flops, kv_elements_per_token
-from moesim.spec.library import find, names
-from moesim.spec.model_file import ModelFile, RumouredModel, load_model, read_model_file
+from moesim.spec.model.file import ModelFile, RumouredModel, load_model, read_model_file
+from moesim.spec.reading.library import find, names
 
 SEQUENCE = 4096
 _BF16_BYTES = 2

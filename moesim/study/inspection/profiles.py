@@ -11,9 +11,9 @@ import pandas as pd
 from moesim.hardware.device import Hardware
 from moesim.hardware.fabrics import build_cluster
 from moesim.hardware.topology import Cluster, injection_bandwidth
-from moesim.spec import library
-from moesim.spec.loading import Document, read
-from moesim.spec.profile import Profile, load_profile
+from moesim.spec.hardware.profile import Profile, load_profile
+from moesim.spec.reading import library
+from moesim.spec.reading.loading import Document, read
 
 FORMATS = ("bf16", "fp8", "fp4", "int8")
 _SCALE_UP = ("nvlink", "xgmi", "ici", "pcie")

@@ -12,10 +12,10 @@ from moesim.placement.placement import Placement
 from moesim.placement.policies import LEARNING
 from moesim.routing.load import expert_load
 from moesim.routing.relabel import relabel_load
-from moesim.spec.assembly import Assembly, assemble
-from moesim.spec.kinds import Kind
-from moesim.spec.loading import Document
-from moesim.spec.placing import Site, place_experts
+from moesim.spec.assembly.placing import Site, place_experts
+from moesim.spec.assembly.step import Assembly, assemble
+from moesim.spec.reading.kinds import Kind
+from moesim.spec.reading.loading import Document
 from moesim.study.placing.migration import Migration, migration
 from moesim.study.placing.workloads import Workload, Workloads
 from moesim.study.step.run import Result, run_assembly

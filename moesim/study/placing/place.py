@@ -15,15 +15,15 @@ import pandas as pd
 from moesim.errors import InvalidInput, Problem
 from moesim.placement.optimum import MOST_VARIABLES, variables
 from moesim.placement.policies import POLICIES, REPLICATING
-from moesim.spec.assembly import assemble
-from moesim.spec.complaints import did_you_mean
-from moesim.spec.drawing import site_of
-from moesim.spec.kinds import Kind
-from moesim.spec.loading import Document
-from moesim.spec.model_file import load_model
-from moesim.spec.placing import Site
-from moesim.spec.scenario import Scenario
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.assembly.drawing import site_of
+from moesim.spec.assembly.placing import Site
+from moesim.spec.assembly.step import assemble
+from moesim.spec.model.file import load_model
+from moesim.spec.reading.complaints import did_you_mean
+from moesim.spec.reading.kinds import Kind
+from moesim.spec.reading.loading import Document
+from moesim.spec.step.scenario import Scenario
+from moesim.spec.step.scenario_file import read_scenario
 from moesim.study.placing.bench import Bench, Judged
 from moesim.study.placing.table import cross_node_bytes, policy_table
 from moesim.study.placing.workloads import Workloads, workloads

@@ -12,10 +12,10 @@ from moesim.errors import InvalidInput, Problem
 from moesim.routing.load import LoadTable, open_load_table
 from moesim.routing.replay import check_geometry, select_sequences, split_in_time
 from moesim.routing.trace import RouterTrace, open_trace
-from moesim.spec import library
-from moesim.spec.assembly import Assembly
-from moesim.spec.placing import Site
-from moesim.spec.routing import BootstrapRouting
+from moesim.spec.assembly.placing import Site
+from moesim.spec.assembly.step import Assembly
+from moesim.spec.reading import library
+from moesim.spec.step.routing import BootstrapRouting
 
 
 @dataclass(frozen=True, slots=True, eq=False)

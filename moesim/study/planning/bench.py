@@ -15,13 +15,13 @@ from moesim.routing.trace import RouterTrace
 from moesim.serving.fleet import Fleet
 from moesim.serving.requests import FINISHED, Requests, open_loop
 from moesim.serving.simulate import Run, simulate
-from moesim.spec.drawing import geometry_of
-from moesim.spec.loading import Document
-from moesim.spec.model_file import load_model
-from moesim.spec.plan_file import Plan
-from moesim.spec.routing import routing_of
-from moesim.spec.serving_assembly import ServingAssembly, serving_assembly
-from moesim.spec.serving_constants import Fitted, load_fitted
+from moesim.spec.assembly.drawing import geometry_of
+from moesim.spec.model.file import load_model
+from moesim.spec.reading.loading import Document
+from moesim.spec.serving.assembly import ServingAssembly, serving_assembly
+from moesim.spec.serving.constants import Fitted, load_fitted
+from moesim.spec.step.routing import routing_of
+from moesim.spec.studies.plan_file import Plan
 from moesim.study.planning.candidates import Candidate, Layout, precision_of, slots_per_rank
 from moesim.study.serving_load.serve import build_fleet, on_line, transfer_line
 

@@ -21,8 +21,8 @@ from moesim.model.per_token import cached_elements, matrix_flops
 from moesim.serving.loads import drawn_loads
 from moesim.serving.policy import PRESETS
 from moesim.serving.stack import Constants
-from moesim.spec.plan_file import Plan
-from moesim.spec.scenario import Precision
+from moesim.spec.step.scenario import Precision
+from moesim.spec.studies.plan_file import Plan
 from moesim.study.planning.candidates import Candidate, Layout, precision_of, slots_per_rank
 
 _WEIGHT_ONLY = {"mxfp4", "int4", "int8"}

@@ -10,8 +10,8 @@ from moesim.errors import InvalidInput
 from moesim.model import shapes
 from moesim.model.architecture import MoEModel
 from moesim.model.parallelism import Parallelism, for_inference
-from moesim.spec.plan_file import Plan, SearchSpace
-from moesim.spec.scenario import Precision
+from moesim.spec.step.scenario import Precision
+from moesim.spec.studies.plan_file import Plan, SearchSpace
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from moesim.spec.model_file import load_model
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.model.file import load_model
 from moesim.study.planning.plan import PlanResult, candidate_table
 from moesim.study.planning.search import mean_lengths, search
 

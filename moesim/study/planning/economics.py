@@ -6,7 +6,7 @@ import math
 
 from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Hardware
-from moesim.spec.plan_file import Economics
+from moesim.spec.studies.plan_file import Economics
 
 HOURS_A_YEAR = 8766.0
 

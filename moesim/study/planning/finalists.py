@@ -15,9 +15,9 @@ import pandas as pd
 
 from moesim.errors import Infeasible, InvalidInput
 from moesim.model.architecture import MoEModel
-from moesim.spec.assembly import assemble
-from moesim.spec.loading import Document
-from moesim.spec.plan_file import Plan
+from moesim.spec.assembly.step import assemble
+from moesim.spec.reading.loading import Document
+from moesim.spec.studies.plan_file import Plan
 from moesim.study.planning.bench import scenario_data
 from moesim.study.planning.bounds import Lengths
 from moesim.study.planning.serve_candidate import Evaluation

@@ -13,13 +13,13 @@ import pandas as pd
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
 from moesim.model.architecture import MoEModel
-from moesim.spec import library
-from moesim.spec.loading import Document, read
-from moesim.spec.model_file import load_model
-from moesim.spec.plan_file import Plan
-from moesim.spec.profile import load_profile
-from moesim.spec.scenario_file import with_changes
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.model.file import load_model
+from moesim.spec.reading import library
+from moesim.spec.reading.loading import Document, read
+from moesim.spec.serving.constants import load_fitted
+from moesim.spec.step.scenario_file import with_changes
+from moesim.spec.studies.plan_file import Plan
 from moesim.study.planning.economics import break_even_tokens, device_usd_per_hour, device_watts
 from moesim.study.planning.finalists import simulate_finalist
 from moesim.study.planning.search import Found, Lengths, mean_lengths, search, usd_per_hour

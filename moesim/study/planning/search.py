@@ -13,8 +13,8 @@ from moesim.errors import InvalidInput, Problem
 from moesim.hardware.device import Hardware
 from moesim.model.architecture import MoEModel
 from moesim.serving.lengths import LENGTHS
-from moesim.spec.plan_file import Plan
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.serving.constants import load_fitted
+from moesim.spec.studies.plan_file import Plan
 from moesim.study.planning.bounds import Floor, Lengths, floor_of, least_servers, touched_experts
 from moesim.study.planning.candidates import Candidate, Layout, candidates, layouts
 from moesim.study.planning.economics import device_usd_per_hour

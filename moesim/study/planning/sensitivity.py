@@ -11,9 +11,9 @@ import pandas as pd
 from moesim.model.architecture import MoEModel
 from moesim.network.routes import build_network
 from moesim.serving.stack import Constants
-from moesim.spec.plan_file import Plan
-from moesim.spec.serving_assembly import ServingAssembly
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.serving.assembly import ServingAssembly
+from moesim.spec.serving.constants import load_fitted
+from moesim.spec.studies.plan_file import Plan
 from moesim.study.planning.bench import Bench, bench_with
 from moesim.study.planning.candidates import Candidate
 from moesim.workload.deployment import Deployment

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from moesim.errors import Infeasible, InvalidInput
 from moesim.model.architecture import MoEModel
-from moesim.spec.plan_file import Plan
+from moesim.spec.studies.plan_file import Plan
 from moesim.study.planning.bench import Bench, Look, bench_for
 from moesim.study.planning.candidates import Candidate
 

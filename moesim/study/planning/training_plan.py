@@ -11,11 +11,11 @@ import pandas as pd
 
 from moesim.errors import InvalidInput
 from moesim.hardware.device import Hardware
-from moesim.spec import library
-from moesim.spec.loading import Document, read
-from moesim.spec.plan_file import Economics, TrainingAlternative, TrainingPlan
-from moesim.spec.profile import load_profile
-from moesim.spec.scenario_file import read_scenario, with_changes
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.reading import library
+from moesim.spec.reading.loading import Document, read
+from moesim.spec.step.scenario_file import read_scenario, with_changes
+from moesim.spec.studies.plan_file import Economics, TrainingAlternative, TrainingPlan
 from moesim.study.planning.economics import device_usd_per_hour, device_watts
 from moesim.study.reliability.training_runs import runs_of
 from moesim.study.results.record import origin, rounded

@@ -11,10 +11,10 @@ import yaml
 import moesim
 from moesim.errors import InvalidInput, Problem
 from moesim.files import write_text
-from moesim.spec import library
-from moesim.spec.baseline_file import LAYOUT
-from moesim.spec.loading import Document, read
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.reading import library
+from moesim.spec.reading.loading import Document, read
+from moesim.spec.step.scenario_file import read_scenario
+from moesim.spec.studies.baseline_file import LAYOUT
 from moesim.study.scenarios import kind_of
 from moesim.study.validation.kernels.validate import sample_tables
 

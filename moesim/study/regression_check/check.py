@@ -10,11 +10,11 @@ import pandas as pd
 
 import moesim
 from moesim.errors import InvalidInput
-from moesim.spec import library
-from moesim.spec.baseline_file import BaselineAnchor, BaselineFile, BaselineRun, BaselineTable
-from moesim.spec.loading import Document
-from moesim.spec.profile import load_profile
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.reading import library
+from moesim.spec.reading.loading import Document
+from moesim.spec.step.scenario_file import read_scenario
+from moesim.spec.studies.baseline_file import BaselineAnchor, BaselineFile, BaselineRun, BaselineTable
 from moesim.study.regression_check.baseline import read_baseline
 from moesim.study.results.record import rounded
 from moesim.study.scenarios import attempt, figure

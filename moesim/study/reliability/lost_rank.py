@@ -11,8 +11,8 @@ from moesim.errors import InvalidInput, Problem
 from moesim.network.fidelity import FIDELITIES
 from moesim.placement.loss import lose_ranks, refill
 from moesim.routing.replay import Routes
-from moesim.spec.assembly import Assembly
-from moesim.spec.parts import overlap_of
+from moesim.spec.assembly.parts import overlap_of
+from moesim.spec.assembly.step import Assembly
 from moesim.workload.deployment import Batch
 from moesim.workload.inference import inference_step
 

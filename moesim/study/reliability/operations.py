@@ -13,8 +13,8 @@ from moesim.resilience.checkpoints import Checkpointing, check_storage, daly, de
 from moesim.resilience.failures import FailureClass
 from moesim.resilience.process import Job, Operations
 from moesim.resilience.training_run import goodput_by_interval
-from moesim.spec.loading import Document
-from moesim.spec.resilience_scenario import TrainingRun
+from moesim.spec.reading.loading import Document
+from moesim.spec.studies.resilience_scenario import TrainingRun
 from moesim.study.reliability.over_seeds import recorded_failures
 from moesim.study.reliability.step_facts import StepFacts
 

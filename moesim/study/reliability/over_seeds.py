@@ -11,7 +11,7 @@ import pandas as pd
 from moesim.errors import InvalidInput, Problem
 from moesim.files import whole_file
 from moesim.resilience.failures import Failure, FailureClass
-from moesim.spec.loading import Document
+from moesim.spec.reading.loading import Document
 
 
 def recorded_failures(name: str | None, classes: Iterable[FailureClass], document: Document) -> tuple[Failure, ...]:

@@ -17,8 +17,8 @@ from moesim.resilience.service_run import ServiceLog
 from moesim.serving.fleet import Fleet
 from moesim.serving.roster import Outage
 from moesim.serving.simulate import simulate
-from moesim.spec.resilience_scenario import ServiceRun
-from moesim.spec.serving_assembly import ServingAssembly
+from moesim.spec.serving.assembly import ServingAssembly
+from moesim.spec.studies.resilience_scenario import ServiceRun
 from moesim.study.serving_load.serve import request_table
 
 _SERVED_STATES = 6  # of the most frequent ones; the rest together is reported as not served

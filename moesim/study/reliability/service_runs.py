@@ -20,11 +20,11 @@ from moesim.resilience.process import Job, Operations
 from moesim.resilience.recovery import Loss, Response
 from moesim.resilience.service_run import NO_CHECKPOINTS, ServiceLog, run_service
 from moesim.serving.roster import Outage
-from moesim.spec.loading import Document
-from moesim.spec.resilience_scenario import ServiceRun
-from moesim.spec.scenario_file import read_scenario
-from moesim.spec.serving_assembly import ServingAssembly, serving_assembly
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.reading.loading import Document
+from moesim.spec.serving.assembly import ServingAssembly, serving_assembly
+from moesim.spec.serving.constants import load_fitted
+from moesim.spec.step.scenario_file import read_scenario
+from moesim.spec.studies.resilience_scenario import ServiceRun
 from moesim.study.reliability.lost_rank import measure_lost_rank
 from moesim.study.reliability.over_seeds import recorded_failures, spread
 from moesim.study.reliability.service_requests import latencies, one_failure, serve_states, served_through

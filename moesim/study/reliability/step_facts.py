@@ -16,14 +16,14 @@ from moesim.model.architecture import MoEModel
 from moesim.model.parameters import mtp_parameters, parameters
 from moesim.resilience.checkpoints import touched_share
 from moesim.routing.latent import Geometry
-from moesim.spec.loading import Document
-from moesim.spec.model_file import load_model
-from moesim.spec.profile import load_profile
-from moesim.spec.resilience_scenario import SimulatedStep, StatedStep
-from moesim.spec.scenario import Scenario
-from moesim.spec.scenario_file import read_scenario
-from moesim.spec.training_assembly import is_training
-from moesim.spec.training_scenario import TrainingScenario
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.model.file import load_model
+from moesim.spec.reading.loading import Document
+from moesim.spec.step.scenario import Scenario
+from moesim.spec.step.scenario_file import read_scenario
+from moesim.spec.studies.resilience_scenario import SimulatedStep, StatedStep
+from moesim.spec.training.assembly import is_training
+from moesim.spec.training.scenario import TrainingScenario
 from moesim.study.step.run import run_step
 from moesim.workload.training.optimizer import OPTIMIZERS
 

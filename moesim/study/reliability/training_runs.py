@@ -14,9 +14,9 @@ from moesim.errors import InvalidInput
 from moesim.resilience.checkpoints import expected_stretch
 from moesim.resilience.process import STATES, Job, Operations, RunLog
 from moesim.resilience.training_run import run_training
-from moesim.spec.loading import Document
-from moesim.spec.resilience_scenario import TrainingRun
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.reading.loading import Document
+from moesim.spec.step.scenario_file import read_scenario
+from moesim.spec.studies.resilience_scenario import TrainingRun
 from moesim.study.reliability.operations import plan_run
 from moesim.study.reliability.over_seeds import KeptSeeds, spread
 from moesim.study.reliability.step_facts import StepFacts, step_facts

@@ -9,9 +9,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from moesim.errors import InvalidInput
-from moesim.spec import library
-from moesim.spec.loading import Document, read
-from moesim.spec.model_file import TWIN
+from moesim.spec.model.file import TWIN
+from moesim.spec.reading import library
+from moesim.spec.reading.loading import Document, read
 from moesim.study.results.code import code_hash
 
 _FILES = (".yaml", ".yml", ".json", ".safetensors", ".csv", ".jsonl", ".parquet")

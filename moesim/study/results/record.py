@@ -7,7 +7,7 @@ import json
 import math
 
 import moesim
-from moesim.spec.loading import Document
+from moesim.spec.reading.loading import Document
 
 SCHEMA_VERSION = 1
 

@@ -9,8 +9,8 @@ from moesim.serving.fleet import Fleet
 from moesim.serving.requests import STATUSES
 from moesim.serving.simulate import Run
 from moesim.serving.steps import STEPS_PER_DRAW
-from moesim.spec.serving_assembly import ServingAssembly
-from moesim.spec.serving_constants import Fitted
+from moesim.spec.serving.assembly import ServingAssembly
+from moesim.spec.serving.constants import Fitted
 from moesim.study.results.record import origin
 
 PERCENTILES = (50, 90, 95, 99)

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 
 from moesim.errors import InvalidInput, Problem
-from moesim.spec.model_file import TWIN
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.model.file import TWIN
+from moesim.spec.step.scenario_file import read_scenario
 from moesim.study.serving_load.serve import serve_scenario
 from moesim.study.validation.serving.rows import REQUESTS_PER_SLOT, stack_of
 
@@ -90,7 +90,7 @@ def crossover(table: pd.DataFrame) -> float | None:
 def measured_points(table: pd.DataFrame, name_or_path: str, changes: Iterable[str] = ()) -> pd.DataFrame:
     """Rows of a serving table that ran the scenario's model in its precision on its hardware, stack and devices, with
     nominal lengths within 15 % of its own: concurrency, tokens/s/device and tokens/s/user."""
-    from moesim.spec.serving_assembly import assemble_serving
+    from moesim.spec.serving.assembly import assemble_serving
 
     assembly = assemble_serving(name_or_path, changes)
     scenario, requests = assembly.scenario, assembly.requests

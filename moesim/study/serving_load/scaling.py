@@ -11,8 +11,8 @@ from moesim.cost.communication import message
 from moesim.hardware.fabrics.build import build_cluster
 from moesim.network.routes import build_network
 from moesim.serving.roster import Elastic
-from moesim.spec.assembly import Assembly
-from moesim.spec.serving_scenario import ServingScenario
+from moesim.spec.assembly.step import Assembly
+from moesim.spec.serving.scenario import ServingScenario
 from moesim.workload.deployment import Deployment
 from moesim.workload.footprint import footprint
 

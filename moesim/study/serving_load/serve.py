@@ -25,11 +25,11 @@ from moesim.serving.simulate import Run, simulate
 from moesim.serving.simulated import Factors, SimulatedSteps
 from moesim.serving.stack import Constants, StackSteps, kernel_counts
 from moesim.serving.steps import StepCost
-from moesim.spec.assembly import Assembly
-from moesim.spec.parts import overlap_of
-from moesim.spec.serving_assembly import ServingAssembly, assemble_serving
-from moesim.spec.serving_constants import Fitted, load_fitted
-from moesim.spec.serving_scenario import Server
+from moesim.spec.assembly.parts import overlap_of
+from moesim.spec.assembly.step import Assembly
+from moesim.spec.serving.assembly import ServingAssembly, assemble_serving
+from moesim.spec.serving.constants import Fitted, load_fitted
+from moesim.spec.serving.scenario import Server
 from moesim.study.results.notebook import serving_html
 from moesim.study.results.record import rounded
 from moesim.study.serving_load.metrics import serving_metrics

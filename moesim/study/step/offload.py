@@ -12,7 +12,7 @@ from moesim.engine.simulate import simulate
 from moesim.engine.timeline import Timeline
 from moesim.network.fidelity import FIDELITIES
 from moesim.placement.traffic import LayerTraffic
-from moesim.spec.assembly import Assembly
+from moesim.spec.assembly.step import Assembly
 from moesim.workload.footprint import Footprint, expert_bytes, footprint
 from moesim.workload.inference import Step, inference_steps
 from moesim.workload.offload.caches import CACHES

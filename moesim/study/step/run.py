@@ -9,11 +9,11 @@ from moesim.engine.simulate import simulate
 from moesim.engine.timeline import Timeline
 from moesim.errors import InvalidInput
 from moesim.network.fidelity import FIDELITIES
-from moesim.spec.assembly import Assembly, assemble
-from moesim.spec.loading import Document
-from moesim.spec.parts import overlap_of
-from moesim.spec.scenario_file import read_scenario
-from moesim.spec.training_assembly import is_training
+from moesim.spec.assembly.parts import overlap_of
+from moesim.spec.assembly.step import Assembly, assemble
+from moesim.spec.reading.loading import Document
+from moesim.spec.step.scenario_file import read_scenario
+from moesim.spec.training.assembly import is_training
 from moesim.study.results.notebook import step_html
 from moesim.study.results.record import origin, rounded
 from moesim.study.step.metrics import per_step, step_metrics

@@ -8,8 +8,8 @@ from moesim.engine.simulate import simulate
 from moesim.engine.timeline import Timeline
 from moesim.errors import InvalidInput
 from moesim.network.fidelity import FIDELITIES
-from moesim.spec.loading import Document
-from moesim.spec.training_assembly import TrainingAssembly, assemble_training, check_memory
+from moesim.spec.reading.loading import Document
+from moesim.spec.training.assembly import TrainingAssembly, assemble_training, check_memory
 from moesim.study.results.notebook import step_html
 from moesim.study.results.record import origin, rounded
 from moesim.study.step.routing_facts import dropping_metrics

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moesim.errors import InvalidInput, Problem
-from moesim.spec import library
-from moesim.spec.loading import Document, parse, read
-from moesim.spec.scenario_file import plain_value, read_scenario
-from moesim.spec.sweep_file import SweepFile
+from moesim.spec.reading import library
+from moesim.spec.reading.loading import Document, parse, read
+from moesim.spec.step.scenario_file import plain_value, read_scenario
+from moesim.spec.studies.sweep_file import SweepFile
 from moesim.study.results.inputs import Inputs
 from moesim.study.scenarios import kind_of
 

@@ -40,7 +40,7 @@ class Formats:
 
 @dataclass(frozen=True, slots=True)
 class Overlap:
-    """What hides behind what, see `moesim.spec.training_scenario.TrainingOverlap`."""
+    """What hides behind what, see `moesim.spec.training.scenario.TrainingOverlap`."""
 
     gradients: bool = True
     parameters: bool = True

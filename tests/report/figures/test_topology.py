@@ -5,7 +5,7 @@ import pytest
 from moesim.hardware.fabrics import Degraded, build_cluster
 from moesim.report.figures.topology import draw_topology
 from moesim.report.figures.topology_layout import MOST_DOMAINS, lay_out
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 
 CASES = [
     ("h100", 8, {}), ("h100", 64, {}), ("h800", 32, {}), ("gb200_nvl72", 72, {}), ("gb200_nvl72", 144, {}),

@@ -2,8 +2,8 @@
 
 import pytest
 
-from moesim.spec.loading import parse
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.reading.loading import parse
+from moesim.spec.step.scenario_file import read_scenario
 from moesim.study.comparison.compare import compare
 from moesim.study.placing.place import place
 from moesim.study.planning.plan import plan_of

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from moesim.errors import InvalidInput
-from moesim.spec.formula import parse_formula
+from moesim.spec.reading.formula import parse_formula
 from moesim.study.claims import running
 from moesim.study.claims.reading import read_claims, shipped_files
 from moesim.study.claims.running import measure_all

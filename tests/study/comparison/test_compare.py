@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from moesim.errors import Infeasible, InvalidInput
-from moesim.spec import library
+from moesim.spec.reading import library
 from moesim.study.comparison.compare import compare
 from moesim.study.comparison.differences import UNSTACKED
 

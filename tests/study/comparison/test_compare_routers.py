@@ -5,7 +5,7 @@ import pytest
 
 from moesim.routing.health import moments
 from moesim.routing.trace import RouterTrace
-from moesim.spec.model_file import load_model
+from moesim.spec.model.file import load_model
 from moesim.study.comparison.compare_routers import compare_routers, with_router
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 
 from moesim.errors import InvalidInput
-from moesim.spec.loading import read
-from moesim.spec.scenario import Scenario
-from moesim.spec.serving_scenario import ServingScenario
-from moesim.spec.training_scenario import TrainingScenario
+from moesim.spec.reading.loading import read
+from moesim.spec.serving.scenario import ServingScenario
+from moesim.spec.step.scenario import Scenario
+from moesim.spec.training.scenario import TrainingScenario
 from moesim.study.entries.calibration import SHIPPED, load_calibration
 from moesim.study.entries.entry import Entry
 from moesim.study.entries.files import case_of_file, scenario_text, validate_folder

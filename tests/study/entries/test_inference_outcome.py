@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from moesim.serving.stack import StackSteps, kernel_counts
-from moesim.spec.assembly import assemble
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.assembly.step import assemble
+from moesim.spec.serving.constants import load_fitted
 from moesim.study.entries.documents import document_of
 from moesim.study.entries.inference_outcome import _by_kind, stack_seconds
 from moesim.workload.deployment import Batch

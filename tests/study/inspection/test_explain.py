@@ -5,7 +5,7 @@ import pytest
 
 from moesim.hardware.fabrics import build_cluster
 from moesim.model.parallelism import Parallelism
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 from moesim.study.inspection.explain import explain
 from moesim.study.inspection.layout import Layout
 from moesim.study.inspection.span import local_index, span

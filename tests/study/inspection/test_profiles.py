@@ -3,8 +3,8 @@
 import pytest
 
 from moesim.errors import InvalidInput
-from moesim.spec import library
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.reading import library
 from moesim.study.inspection.profiles import drawn_devices, profile_sheet, profiles_table
 
 

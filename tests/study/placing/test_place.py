@@ -7,8 +7,8 @@ import pytest
 
 from moesim.errors import InvalidInput
 from moesim.routing.load import LoadTable, write_load_table
-from moesim.spec.assembly import assemble
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.assembly.step import assemble
+from moesim.spec.step.scenario_file import read_scenario
 from moesim.study.placing.migration import migration
 from moesim.study.placing.place import place, place_json
 

@@ -8,7 +8,7 @@ import pytest
 from moesim.placement.policies import contiguous, eplb
 from moesim.routing.load import expert_load
 from moesim.routing.trace import open_trace
-from moesim.spec import library
+from moesim.spec.reading import library
 
 COUNTS = Path(__file__).parents[4] / "shared" / "traces"
 

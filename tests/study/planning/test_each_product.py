@@ -1,6 +1,6 @@
 """What is cheapest on each product alone."""
 
-from moesim.spec.loading import parse
+from moesim.spec.reading.loading import parse
 from moesim.study.planning.each_product import cheapest_on_each
 from moesim.study.planning.plan import plan_of
 

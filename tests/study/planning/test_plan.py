@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from moesim.errors import InvalidInput
-from moesim.spec.loading import parse
-from moesim.spec.model_file import load_model
-from moesim.spec.plan_file import Plan
-from moesim.spec.profile import load_profile
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.model.file import load_model
+from moesim.spec.reading.loading import parse
+from moesim.spec.serving.constants import load_fitted
+from moesim.spec.studies.plan_file import Plan
 from moesim.study.planning.bounds import floor_of, least_servers, touched_experts
 from moesim.study.planning.candidates import layouts
 from moesim.study.planning.economics import break_even_tokens, device_usd_per_hour

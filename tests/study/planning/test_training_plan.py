@@ -3,7 +3,7 @@
 import pytest
 
 from moesim.errors import InvalidInput
-from moesim.spec.loading import parse
+from moesim.spec.reading.loading import parse
 from moesim.study.planning.training_plan import training_plan_of
 
 TEXT = """

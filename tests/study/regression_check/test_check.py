@@ -10,10 +10,10 @@ import yaml
 
 from moesim.errors import InvalidInput
 from moesim.report.check_formats import as_text
-from moesim.spec import library
-from moesim.spec.baseline_file import BaselineFile
-from moesim.spec.loading import parse
-from moesim.spec.sweep_file import SweepFile
+from moesim.spec.reading import library
+from moesim.spec.reading.loading import parse
+from moesim.spec.studies.baseline_file import BaselineFile
+from moesim.spec.studies.sweep_file import SweepFile
 from moesim.study.regression_check import check as checking
 from moesim.study.regression_check.baseline import add, new_baseline, read_baseline, shipped_baseline, write_baseline
 from moesim.study.regression_check.changed_lines import places

@@ -3,8 +3,8 @@
 import pytest
 
 from moesim.errors import InvalidInput
-from moesim.spec.assembly import assemble
-from moesim.spec.scenario_file import read_scenario
+from moesim.spec.assembly.step import assemble
+from moesim.spec.step.scenario_file import read_scenario
 from moesim.study.reliability.lost_rank import measure_lost_rank
 from moesim.study.reliability.service_runs import simulate_service
 from moesim.study.serving_load.serve import serve_scenario

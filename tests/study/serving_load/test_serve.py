@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from moesim.errors import Infeasible, InvalidInput
-from moesim.spec import library
-from moesim.spec.serving_constants import load_fitted
+from moesim.spec.reading import library
+from moesim.spec.serving.constants import load_fitted
 from moesim.study.serving_load.pareto import crossover, efficient, pareto
 from moesim.study.serving_load.serve import serve_scenario
 

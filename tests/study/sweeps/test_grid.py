@@ -95,7 +95,7 @@ def test_mistakes_in_a_sweep_file_have_their_line(tmp_path):
 
 
 def test_a_change_of_a_named_file_is_another_run(tmp_path):
-    from moesim.spec import library
+    from moesim.spec.reading import library
 
     profile = tmp_path / "mine.yaml"
     profile.write_text(library.find("hardware", "h100").read_text())

@@ -3,7 +3,7 @@ import pytest
 
 from moesim.errors import Infeasible, InvalidInput
 from moesim.hardware.device import MemoryTier
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 from moesim.workload.offload.plan import spread_capacity
 from moesim.workload.offload.tiers import copy_seconds, fill_tiers, tiers_of
 

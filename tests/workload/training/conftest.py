@@ -1,7 +1,7 @@
 import pytest
 
-from moesim.spec.loading import parse
-from moesim.spec.training_assembly import assemble_training
+from moesim.spec.reading.loading import parse
+from moesim.spec.training.assembly import assemble_training
 
 MODEL = """
 title: Tiny

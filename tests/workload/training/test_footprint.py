@@ -9,8 +9,8 @@ from moesim.errors import Infeasible
 from moesim.model.architecture import Attention, Layer, MoEModel
 from moesim.model.parameters import mtp_parameters, parameters
 from moesim.placement.placement import Placement
-from moesim.spec.model_file import load_model
-from moesim.spec.training_assembly import assemble_training
+from moesim.spec.model.file import load_model
+from moesim.spec.training.assembly import assemble_training
 from moesim.workload.training.footprint import training_footprints
 from moesim.workload.training.weights import Held, stage_weights
 

@@ -33,8 +33,8 @@ from moesim.network.transfer import Transfer
 from moesim.placement.policies import contiguous
 from moesim.placement.traffic import LayerTraffic, layer_traffic
 from moesim.routing.trace import RouterTrace, open_trace
-from moesim.spec import library as shelf
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.reading import library as shelf
 from moesim.study.validation.closed_loop.profile import write_profile
 from moesim.workload.emitter import Emitter
 

@@ -18,7 +18,7 @@ from moesim.cost.family import Family, Fit
 from moesim.cost.fitting import cross_validate, fit, with_held_out
 from moesim.cost.gemm import GEMM
 from moesim.hardware.device import Device, Hardware
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 from moesim.study.validation.kernels.calibrate import calibration_block, write_calibration
 
 if TYPE_CHECKING:

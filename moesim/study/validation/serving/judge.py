@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pandas as pd
 
-from moesim.spec.serving_constants import Fitted, load_fitted
+from moesim.spec.serving.constants import Fitted, load_fitted
 from moesim.study.validation.serving.fit import constants_of, errors, fit, predicted, start
 from moesim.study.validation.serving.fit_effects import fit_effects
 from moesim.study.validation.serving.runs import Runs, build_runs

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from moesim.errors import MoesimError
 from moesim.files import write_text
-from moesim.spec import library
-from moesim.spec.serving_constants import Fitted
+from moesim.spec.reading import library
+from moesim.spec.serving.constants import Fitted
 from moesim.study.results.code import code_hash
 from moesim.study.validation.serving.rows import Configuration, ServingRow
 

@@ -23,7 +23,7 @@ from moesim.serving.loads import REALISTIC_SIGMA, DrawnLoads
 from moesim.serving.memory import kv_capacity
 from moesim.serving.simulate import simulate
 from moesim.serving.stack import Constants, Counts, StackSteps, kernel_counts
-from moesim.spec.serving_constants import Fitted, load_fitted
+from moesim.spec.serving.constants import Fitted, load_fitted
 from moesim.study.validation.serving.kept import Found, Kept, Prediction, row_key
 from moesim.study.validation.serving.rows import (
     Configuration,

@@ -32,8 +32,8 @@ from moesim.network.routes import build_network
 from moesim.placement.policies import POLICIES
 from moesim.serving.policy import PRESETS, Policy
 from moesim.serving.requests import Requests, closed_loop
-from moesim.spec.model_file import load_model
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
+from moesim.spec.model.file import load_model
 from moesim.workload.deployment import Deployment, PrecisionPolicy
 
 COLUMNS = (

@@ -22,7 +22,7 @@ from moesim.lab.closed_loop import Pass, balanced
 from moesim.lab.microbench import Collective, Memory, Product, RoutedExperts
 from moesim.lab.place import Place
 from moesim.network.routes import build_network
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 from moesim.study.validation.closed_loop import loop as local
 
 PLACE = Place("cpu", 2, cache_bytes=32e6)

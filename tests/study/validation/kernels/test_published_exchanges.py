@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 from moesim.study.validation.kernels.published_exchanges import even_copies, published_exchanges
 
 FIGURE = {

@@ -10,7 +10,7 @@ import pytest
 import moesim
 from moesim.cost.calibration import machine_for
 from moesim.cost.table_kinds import KINDS
-from moesim.spec.profile import load_profile
+from moesim.spec.hardware.profile import load_profile
 from moesim.study.validation.kernels.validate import predict_table, statistics
 from moesim.study.validation.tables import read_table, table_kind
 

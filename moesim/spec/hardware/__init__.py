@@ -1,0 +1,1 @@
+"""Hardware profiles: YAML files of chips and fabrics."""

@@ -1,0 +1,1 @@
+"""How files are read: places of keys, complaints, quantities with units, options of kinds."""

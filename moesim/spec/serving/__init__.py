@@ -1,0 +1,1 @@
+"""Serving scenarios, and the constants of serving stacks."""

@@ -1,0 +1,1 @@
+"""What a scenario of one step says."""

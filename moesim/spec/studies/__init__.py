@@ -1,0 +1,1 @@
+"""The files of studies: plans, sweeps, claims, baselines, weeks of failures."""
