@@ -61,6 +61,12 @@ def best_at_speed(
     return max(found, key=lambda each: each[0])[1:]
 
 
+def prompt_seconds(server: Server, preset: str, tokens: int) -> float:
+    """Seconds of a step in which every rank computes one prompt. Raises MoesimError."""
+    steps, _ = _priced(server, preset, tokens)
+    return steps.mixed_s(0, 0, 0, _prompt(tokens, server.attention_dp))
+
+
 def _prompt(tokens: int, ranks: int) -> Prefill:
     """One prompt on every rank."""
     return Prefill(tokens, tokens * ranks, tokens * (tokens + 1) / 2, 1)

@@ -11,7 +11,7 @@ from moesim.errors import MoesimError
 from moesim.serving.memory import kv_capacity
 from moesim.serving.policy import PRESETS, Policy
 from moesim.spec.assembly.step import assemble
-from moesim.study.entries import bench
+from moesim.study.entries import apart, bench
 from moesim.study.entries.case import Assumptions, NotStated
 from moesim.study.entries.deployment import Server
 from moesim.study.entries.documents import document_of
@@ -23,6 +23,7 @@ from moesim.workload.footprint import footprint, kv_bytes
 
 PRESET = {"sglang": "sglang", "trtllm": "trtllm", "vllm": "vllm"}
 ROUNDS = 3  # requests a slot of a load that keeps its server full
+STEADY = 6  # of one at a stated speed, of which the first and the last round are a small part
 
 
 def load(server: Server, lengths: Lengths, traffic: Traffic, assume: Assumptions, runner: Runner) -> dict[str, object]:
@@ -115,8 +116,11 @@ def slowed(document: dict[str, object], traffic: Traffic, assume: Assumptions, r
     slowest hundredth."""
 
     def with_flight(flight: int) -> dict[str, object]:
-        load = {**document["load"], "requests": max(8, 2 * flight)}
-        return {**document, "load": load | {"arrivals": {"kind": "closed_loop", "in_flight": flight}}}
+        load = {**document["load"], "requests": max(8, STEADY * flight)}
+        whole = {**document, "load": load | {"arrivals": {"kind": "closed_loop", "in_flight": flight}}}
+        if traffic.prompts is None:
+            return whole
+        return whole | {"prefill": apart.enough(traffic.prompts, whole, traffic.speed)}
 
     def fast(flight: int) -> bool:
         outcome = runner.run(with_flight(flight))

@@ -88,7 +88,7 @@ def fastest(
         step_s=gained / traffic.speed,
         queries=1 + traffic.drafts,
         lengths=lengths,
-        steps=lengths.output / gained if lengths.output else math.inf,
+        steps=lengths.output / gained if lengths.output and traffic.prompts is None else math.inf,
         devices=entry.devices or domain(server.hardware),
     )
     how = (

@@ -17,6 +17,7 @@ import re
 from dataclasses import dataclass
 
 from moesim.study.entries import mlperf, words
+from moesim.study.entries.apart import prompt_server
 from moesim.study.entries.case import Assumptions
 from moesim.study.entries.deployment import Server, occurs
 from moesim.study.entries.entry import Entry
@@ -39,7 +40,7 @@ class Traffic:
     drafts: tokens that multi-token prediction proposes. acceptance: chance that one is kept. most: sequences beyond
     which decoding alone is too slow for the speed, None where not known. simulated: nothing drafts, tokens are doubled.
     offline: all requests at once, as the stack's own benchmark of its maximum throughput sends them. statistic: over
-    users, that keeps the speed.
+    users, that keeps the speed. prompts: what computes only prompts (disaggregated), None where those do that decode.
     """
 
     sequences: int | None
@@ -50,6 +51,7 @@ class Traffic:
     simulated: bool = False
     offline: bool = False
     statistic: str = "mean"
+    prompts: Server | None = None
 
 
 def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
@@ -59,7 +61,8 @@ def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
     batch = entry.batch.lower()
     speed = re.search(_SPEED, text)
     if speed:
-        return Traffic(None, float(speed[1]), drafts, acceptance)
+        prompts = prompt_server(entry, server)
+        return Traffic(None, float(speed[1]), drafts, acceptance, prompts=prompts)
     if occurs(_ALONE, text):
         return Traffic(1, None, drafts, acceptance)
     if limit := mlperf.limit(entry):

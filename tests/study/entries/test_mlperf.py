@@ -60,4 +60,4 @@ def test_the_most_requests_that_keep_the_limit(statistic, flight):
     }
     traffic = Traffic(None, 25.0, 0, 0.0, statistic=statistic)
     found = slowed(document, traffic, Assumptions(), Slower())["load"]
-    assert found == {"requests": 2 * flight, "arrivals": {"kind": "closed_loop", "in_flight": flight}}
+    assert found == {"requests": 6 * flight, "arrivals": {"kind": "closed_loop", "in_flight": flight}}
