@@ -119,7 +119,8 @@ def _graphs(recipe: Recipe) -> bool | str:
     if recipe.hybrid:  # attn, mamba, moe_router, moe_preprocess; of Nemotron Super on B200 nothing
         return False if (recipe.model, recipe.hardware) == ("nemotron-3-super", "b200") else "partial"
     if recipe.model == "deepseek-v3":
-        return "partial" if recipe.hardware == "gb200_nvl72" and recipe.since(_HYBRID_EP) else False
+        rack = {"gb200_nvl72": recipe.since(_HYBRID_EP), "gb300_nvl72": not recipe.narrow}
+        return "partial" if rack.get(recipe.hardware) else False
     if recipe.model == "gpt-oss-120b":
         return "partial" if recipe.hardware in ("gb300_nvl72", "b300") else False
     if recipe.model == "qwen3-235b-a22b":
@@ -156,10 +157,12 @@ def _of_model(recipe: Recipe) -> dict[str, object]:
 
 
 def _recomputed(recipe: Recipe) -> tuple[str, ...]:
-    """recompute_modules: mla_up_proj with MLA; layernorm and moe_act of GPT-OSS in BF16 where HBM is short; of hybrid
-    models on H100 experts too. Where attention is not fused, core_attn (NeMo 25.04, DeepSeek-V3 on GB200)."""
+    """recompute_modules: mla_up_proj with MLA, but moe_act of DeepSeek-V3 on GB300 in BF16; layernorm and moe_act of
+    GPT-OSS in BF16 where HBM is short; of hybrid models on H100 experts too. Where attention is not fused, core_attn
+    (NeMo 25.04, DeepSeek-V3 on GB200)."""
     if recipe.model in _MLA:
-        return ("mla_up",)
+        wide = (recipe.model, recipe.hardware, recipe.narrow) == ("deepseek-v3", "gb300_nvl72", False)
+        return ("activation",) if wide else ("mla_up",)
     if recipe.model == "gpt-oss-120b" and not recipe.narrow and recipe.hardware in ("h100", "b200", "gb200_nvl72"):
         return ("norm", "activation")
     if recipe.hybrid and recipe.hardware == "h100":

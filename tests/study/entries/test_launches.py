@@ -22,6 +22,8 @@ def launch(model="qwen3-30b-a3b", hardware="gb200_nvl72", form="mxfp8", released
         ({"released": JUNE, "model": "nemotron-3-nano", "hybrid": True}, "partial"),
         ({"released": JUNE, "model": "gpt-oss-120b", "hardware": "b300"}, "partial"),
         ({"released": JUNE, "model": "kimi-k2"}, True),
+        ({"model": "deepseek-v3", "hardware": "gb300_nvl72"}, False),
+        ({"model": "deepseek-v3", "hardware": "gb300_nvl72", "form": "bf16"}, "partial"),
         ({"released": JUNE, "model": "kimi-k2", "microbatch": 2}, False),
         ({"released": SEPTEMBER, "dropped": True}, True),
         ({"released": SEPTEMBER, "dropped": True, "hardware": "h100"}, False),
@@ -70,5 +72,6 @@ def test_what_is_recomputed():
     assert launch().recomputation == {"kind": "none"}
     assert launch(model="deepseek-v3").recomputed == ("mla_up",)
     assert launch(model="deepseek-v3", released=2025.25, form="bf16").recomputed == ("attention",)
+    assert launch(model="deepseek-v3", hardware="gb300_nvl72", form="bf16").recomputed == ("activation",)
     assert launch(model="gpt-oss-120b", hardware="h100", form="bf16").recomputed == ("norm", "activation")
     assert Launch(recomputed=None).recomputation == launch(stack="maxtext").recomputation == {"kind": "full"}
