@@ -1,7 +1,7 @@
 """What a stack's published figures say about it beyond the simulation: factors on the times of each kind of work.
 
     calibrated = source · exp(ageing · age) · ((device² + host²)^½ + scan_s · scans) · (1 + factor_bubble · b)
-                                              device + host in their place where both take turns
+                      where both take turns:   compute + (exchange² + host²)^½
     device = Σ_kind factor_kind · simulated_kind, without the bubble;  b = simulated bubble over all the rest
     host = host_s · layer passes + expert_s · expert passes
 
@@ -30,6 +30,7 @@ SHIPPED = Path(__file__).with_name("calibration.yaml")
 REFERENCE = 2026.25  # years; ages are counted to April 2026, as those of serving stacks are
 TRAINING = "training"  # the kind of run of stacks whose second word is a format
 BUBBLE = "bubble"  # the kind of work that stretches with all others: a pipeline's
+EXCHANGE = "exchange"  # what shows of dispatch and combine
 UNCALIBRATED = (0.6, 1.7)  # factors on a prediction that hold about 80 % of published figures without any fit
 
 
@@ -59,17 +60,18 @@ class Factors:
         weighted = {kind: self.factors.get(kind, 1.0) * seconds for kind, seconds in outcome.seconds.items()}
         bubble = weighted.pop(BUBBLE, 0.0) / max(total - outcome.seconds.get(BUBBLE, 0.0), 1e-12)
         host = self.host_s * outcome.passes + self.expert_s * outcome.expert_passes
-        parts = (sum(weighted.values()), host, self.scan_s * outcome.scans, bubble)
-        scaled = float(combined(*parts, outcome.serial))
+        device = sum(weighted.values())
+        beside = weighted.get(EXCHANGE, 0.0) if outcome.serial else device
+        scaled = float(combined(device, host, self.scan_s * outcome.scans, bubble, beside))
         return scaled / total * math.exp(self.ageing * (age or 0.0)) * self.source
 
 
 def combined(
-    device: np.ndarray, host: np.ndarray, scan: np.ndarray, bubble: np.ndarray, serial: np.ndarray | bool
+    device: np.ndarray, host: np.ndarray, scan: np.ndarray, bubble: np.ndarray, beside: np.ndarray
 ) -> np.ndarray:
-    """Seconds of a step out of those of the device, of the host beside it (serial: or before it) and of scans; bubble:
-    over all of them."""
-    return (np.where(serial, device + host, np.hypot(device, host)) + scan) * (1 + bubble)
+    """Seconds of a step out of those of the device, of its host and of scans; bubble: over all of them. beside: what of
+    the device's seconds the host can launch beside."""
+    return (device - beside + np.hypot(beside, host) + scan) * (1 + bubble)
 
 
 @dataclass(frozen=True, slots=True)

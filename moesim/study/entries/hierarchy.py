@@ -8,8 +8,9 @@ Of a published figure the logarithm of the factor that its simulated time wants 
 
 A host launches while the device computes, so that the longer of both shows, rounded as products and their traffic are
 (`moesim.cost.gemm`); it waits for the device wherever it reads routing, which is why the shorter one shows at all.
-Where it launches a forward and a backward pass in turn and waits for the routing of each, they take turns with the
-device (device + host). A pipeline's bubble is as many passes long whatever a pass takes, and stretches with them.
+Where it launches a forward and a backward pass in turn and waits for the routing of each, it takes turns with compute,
+and only exchanges run beside it: compute + (exchange² + host²)^½. A pipeline's bubble is as many passes long whatever a
+pass takes, and stretches with them.
 
 θ_k = all + stack + format: the format of the products has terms of its own for kinds of work that multiply matrices in
 it (`BY_FORMAT`) alone; launches, exchanges, bubbles and ageing are those of the stack, whatever the format. host,
@@ -26,7 +27,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from moesim.cost.launch import EAGER_CALL_S
-from moesim.study.entries.calibration import BUBBLE, combined
+from moesim.study.entries.calibration import BUBBLE, EXCHANGE, combined
 from moesim.study.entries.outcome import Outcome
 
 LOSS_SCALE = 0.12  # of log errors; beyond it a figure counts linearly
@@ -128,6 +129,7 @@ class _Problem:
         self._shares = np.column_stack([amounts, np.column_stack([passes, experts, scans]) / total[:, None]])
         # Which columns of shares are of the device, the host, scans and the bubble.
         of = np.array([*np.where(bubble, "bubble", "device"), "host", "host", "scan"])
+        self._exchange = np.array([kind == EXCHANGE for kind in (*self.kinds, HOST, EXPERT, SCAN)], dtype=bool)
         self._of = {name: of == name for name in ("device", "host", "scan", "bubble")}
         self._serial = np.array([row.outcome.serial for row in rows], dtype=bool)
         self._age = np.array([row.age for row in rows])
@@ -141,22 +143,30 @@ class _Problem:
         sums[0] = np.maximum(sums[0] + self._rest, 1e-9)
         return weighted, sums, CENTRE[AGEING] * np.exp(exponents[:, -2]), exponents[:, -1]
 
+    def _beside(self, weighted: np.ndarray, device: np.ndarray) -> np.ndarray:
+        """[row] what of the device's seconds the host launches beside."""
+        return np.where(self._serial, weighted[:, self._exchange].sum(axis=1), device)
+
     def residuals(self, x: np.ndarray) -> np.ndarray:
-        _, sums, ageing, source = self._parts(x)
-        missed = np.log(combined(*sums, self._serial)) + ageing * self._age + source - self._wanted
+        weighted, sums, ageing, source = self._parts(x)
+        seconds = combined(*sums, self._beside(weighted, sums[0]))
+        missed = np.log(seconds) + ageing * self._age + source - self._wanted
         return np.concatenate([missed / LOSS_SCALE, x / self._widths])
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
         weighted, (device, host, scan, bubble), ageing, _ = self._parts(x)
-        beside = np.hypot(device, host)
-        whole = np.where(self._serial, device + host, beside) + scan
+        beside = self._beside(weighted, device)
+        both = np.maximum(np.hypot(beside, host), 1e-12)
+        whole = device - beside + both + scan
+        launched = beside / both / whole
         kinds = {
-            "device": np.where(self._serial, 1, device / beside) / whole,
-            "host": np.where(self._serial, 1, host / beside) / whole,
+            "device": np.where(self._serial, 1 / whole, launched),
+            "host": host / both / whole,
             "scan": 1 / whole,
             "bubble": 1 / (1 + bubble),
         }
-        slopes = weighted * sum(slope[:, None] * self._of[name] for name, slope in kinds.items())
+        slopes = sum(slope[:, None] * self._of[name] for name, slope in kinds.items())
+        slopes = weighted * np.where(self._exchange, launched[:, None], slopes)
         slopes = np.column_stack([slopes, ageing * self._age, np.ones(self._count)])
         figures = np.einsum("re,ret->rt", slopes, self._design) / LOSS_SCALE
         return np.concatenate([figures, np.diag(1 / self._widths)])

@@ -15,7 +15,7 @@ class Outcome:
     input_tokens, output_tokens, sequences: of the whole system in that time. ttft, tpot: seconds over requests by
     statistic (``mean``, ``p99`` …), empty where there are none. passes: layers that a rank runs forward and back,
     launched by its host; none from captured graphs. expert_passes: the same, as often as the rank has local experts in
-    the layer, whose products are launched one by one. serial: whether the host and the device take turns. scans: 10^12
+    the layer, whose products are launched one by one. serial: whether the host and compute take turns. scans: 10^12
     elements of the states of linear attention that a rank updates in a training step. low, high: factors of the cost
     models' 80 % interval.
     """

@@ -69,8 +69,10 @@ def test_the_host_works_beside_the_device_and_the_bubble_stretches_with_both():
     factors = Factors({"experts": 1.5, "bubble": 1.2}, host_s=0.03, scan_s=2.0)
     # (2 · 1.5 + 1) s of the device beside 3 s of the host, 1 s of scans, and a bubble of 1.2 / 3.
     assert factors.scale(seconds, None) == pytest.approx((5 + 1) * (1 + 0.4) / 4)
-    turns = replace(seconds, serial=True)
+    turns = replace(seconds, serial=True)  # nothing is exchanged
     assert factors.scale(turns, None) == pytest.approx((4 + 3 + 1) * (1 + 0.4) / 4)
+    turns = replace(turns, seconds={"experts": 2.0, "exchange": 4.0}, scans=0.0)
+    assert factors.scale(turns, None) == pytest.approx((3 + 5) / 6)
     known = [Row("m", "fp8", "", outcome(*s, passes=passes), 0.0, np.hypot(s[0] + s[1], 0.01 * passes) / (1 - s[2]))
              for s in SHARES for passes in (0, 30, 100, 300)]  # fmt: skip
     assert fit_terms(known * 5).constant("host_s", "m") == pytest.approx(0.01, rel=0.02)
@@ -78,7 +80,9 @@ def test_the_host_works_beside_the_device_and_the_bubble_stretches_with_both():
 
 def test_slopes_are_those_of_the_residuals():
     found = [Row(stack, "fp8", "a", outcome(*s, passes=100, scans=0.1), 0.5, 1.3) for s in SHARES for stack in "mn"]
-    found = [replace(row, outcome=replace(row.outcome, serial=n % 3 == 0)) for n, row in enumerate(found)]
+    exchanged = [replace(row.outcome, seconds={**row.outcome.seconds, "exchange": 0.2}) for row in found]
+    serial = [replace(outcome, serial=n % 3 == 0) for n, outcome in enumerate(exchanged)]
+    found = [replace(row, outcome=outcome) for row, outcome in zip(found, serial, strict=True)]
     problem = hierarchy._Problem(found, Spreads())
     at = np.random.default_rng(1).normal(0, 0.3, len(problem.names))
     slopes, step = problem.jacobian(at), 1e-6
