@@ -18,8 +18,9 @@ from moesim.study.entries.entry import Entry
 from moesim.study.entries.lengths import Lengths
 from moesim.study.entries.traffic import Traffic
 
-# Sequences of a rank from which decoding overlaps two micro-batches: SGLang lost by it at 32 and won at 256.
-_TWO_BATCHES_FROM = 64
+# Sequences of a rank between which a pool overlaps two micro-batches or does not: SGLang lost 27 % by it at 32 and won
+# 25.5 % at 256 (its blog on large-scale EP of May 2025). From where on it pays was not published; 64 is assumed.
+_TWO_BATCHES_LOSE, _TWO_BATCHES_FROM, _TWO_BATCHES_WIN = 32, 64, 256
 _LOW_LATENCY_TOKENS = 256  # of a rank, that the buffers of low-latency kernels between nodes are made for
 
 
@@ -54,6 +55,8 @@ def decode_step(
             else {"draft": {"kind": "mtp"}}
         )
     kernel = _kernel(server, prompts=False)
+    if overlap["kind"] == "two_batch" and _TWO_BATCHES_LOSE < sequences < _TWO_BATCHES_WIN:
+        assume.note(f"two micro-batches overlap from {_TWO_BATCHES_FROM} sequences a rank on")
     if overlap["kind"] == "two_batch" and sequences < _TWO_BATCHES_FROM:
         overlap = {"kind": "shared_expert"}
     elif overlap["kind"] == "two_batch" and KERNELS[kernel].hooks:
@@ -84,10 +87,16 @@ def prefill_step(
     }
 
 
+# Kernels that take tokens quantised for NVFP4 experts: DeepEP's (its PR 341; VLLM_DEEPEPLL_NVFP4_DISPATCH, which
+# recipes for GB200 set in decode), and TensorRT-LLM's all-to-all over NVLink, which sends what the experts take.
+_NVFP4 = ("deepep_low_latency", "nvlink_one_sided")
+
+
 def _on_the_wire(server: Server, kernel: str) -> dict[str, str]:
-    """The server's formats; DeepEP sends tokens to FP8 experts in FP8."""
-    narrow = kernel.startswith("deepep") and server.precision["experts"] == "fp8_block"
-    return server.precision | ({"dispatch": "fp8_block"} if narrow else {})
+    """The server's formats; DeepEP sends tokens to FP8 experts in FP8, and some kernels to NVFP4 experts in NVFP4."""
+    experts = server.precision["experts"]
+    narrow = (kernel.startswith("deepep") and experts == "fp8_block") or (kernel in _NVFP4 and experts == "nvfp4")
+    return server.precision | ({"dispatch": experts} if narrow else {})
 
 
 def _kernel(server: Server, *, prompts: bool) -> str:

@@ -51,7 +51,23 @@ def test_formats_follow_the_checkpoints_that_stacks_run(changes, formats):
     ],
 )
 def test_micro_batches_overlap_where_it_pays(changes, overlap):
-    assert _case(WIDE, **changes).document["overlap"] == overlap
+    case = _case(WIDE, **changes)
+    assert case.document["overlap"] == overlap
+    assert ("two micro-batches overlap from 64" in " ".join(case.assumed)) == (overlap["kind"] == "two_batch")
+
+
+@pytest.mark.parametrize(
+    ("changes", "dispatch"),
+    [
+        ({}, "fp8_block"),
+        ({"hardware": "GB200", "precision": "NVFP4", "software": "vLLM"}, "nvfp4"),
+        ({"hardware": "GB200", "precision": "NVFP4", "software": "TensorRT-LLM"}, "nvfp4"),
+        ({"hardware": "GB200", "precision": "NVFP4", "parallelism": "EP32 prefill", "metric": "prefill"}, "bf16"),
+        ({"precision": "BF16"}, "bf16"),
+    ],
+)
+def test_what_kernels_send_to_the_experts(changes, dispatch):
+    assert _case(WIDE, **changes).document["precision"]["dispatch"] == dispatch
 
 
 def test_simulated_drafts_read_the_cache_for_each_token():
