@@ -27,8 +27,8 @@ from moesim.study.entries.quantity import Quantity
 from moesim.study.entries.recipes import BENCHMARKED, FORMATS, LAST_STEP, RECIPES, drops, released
 from moesim.study.entries.training_document import Job, document_of_job
 
-SEQUENCE, PER_DEVICE = 4096, 8
-PER_DEVICE_OF = {"grok-1": 2}  # NVIDIA/dgxc-benchmarking, grok1: 1,024 sequences on 512 devices
+SEQUENCE, PER_DEVICE = 4096, 8  # NVIDIA/dgxc-benchmarking, deepseek_v3/pretraining/launch.sh
+PER_DEVICE_OF = {"grok-1": 2}  # the same, grok1: 1,024 sequences on 512 devices
 
 
 def training_case(entry: Entry, quantity: Quantity) -> Case:
