@@ -94,7 +94,9 @@ def launch_of(recipe: Recipe) -> Launch:
     recomputed = ("attention",) if unfused else _recomputed(recipe)
     plain = Launch(grouped_gemm="per_expert", library=recipe.dropped, recomputed=recomputed, unfused_attention=unfused)
     if _full(recipe):  # CuTe DSL's fused grouped MLP comes with the capture of whole steps
-        return replace(plain, graphs=True, grouped_gemm="fused_mlp", pairs=PRECISIONS[recipe.form].compute != "fp4")
+        pairs = PRECISIONS[recipe.form].compute != "fp4"
+        kept = () if recipe.hardware == "gb300_nvl72" else recomputed  # of models with MLA; others recompute nothing
+        return replace(plain, graphs=True, grouped_gemm="fused_mlp", pairs=pairs, recomputed=kept)
     found = replace(plain, graphs=_graphs(recipe), library=plain.library or _library(recipe))
     return replace(found, **_of_model(recipe))
 

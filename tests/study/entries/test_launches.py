@@ -71,6 +71,8 @@ def test_attention_is_fused_once_cudnn_can():
 def test_what_is_recomputed():
     assert launch().recomputation == {"kind": "none"}
     assert launch(model="deepseek-v3").recomputed == ("mla_up",)
+    assert launch(model="deepseek-v3", released=JUNE).recomputed == ("mla_up",)
+    assert launch(model="deepseek-v3", released=JUNE, hardware="gb300_nvl72").recomputed == ()
     assert launch(model="deepseek-v3", released=2025.25, form="bf16").recomputed == ("attention",)
     assert launch(model="deepseek-v3", hardware="gb300_nvl72", form="bf16").recomputed == ("activation",)
     assert launch(model="gpt-oss-120b", hardware="h100", form="bf16").recomputed == ("norm", "activation")
