@@ -19,12 +19,12 @@ import yaml
 from moesim.cli.validate_serving import cache_folder
 from moesim.errors import MoesimError
 from moesim.report.figures.published import draw_published
-from moesim.study.entries.calibration import SHIPPED, Calibration, load_calibration, run_and_format
-from moesim.study.entries.deployment import model_named, routing
-from moesim.study.entries.entry import Entry, read_entries
-from moesim.study.entries.files import scenario_text
-from moesim.study.entries.fit import calibration_text, figures, fit_calibration
-from moesim.study.entries.predict import (
+from moesim.study.entries.calibration.factors import SHIPPED, Calibration, load_calibration, run_and_format
+from moesim.study.entries.deployment.server import model_named, routing
+from moesim.study.entries.fitting.fit import calibration_text, figures, fit_calibration
+from moesim.study.entries.fitting.score import rank_correlations, statistics, with_errors
+from moesim.study.entries.prediction.files import scenario_text
+from moesim.study.entries.prediction.predict import (
     ADDED,
     CONVERTED_KINDS,
     Prediction,
@@ -32,8 +32,8 @@ from moesim.study.entries.predict import (
     predict_entries,
     rescaled,
 )
-from moesim.study.entries.runner import Runner
-from moesim.study.entries.score import rank_correlations, statistics, with_errors
+from moesim.study.entries.reading.entry import Entry, read_entries
+from moesim.study.entries.runs.runner import Runner
 
 ROOT = Path(__file__).parent.parent
 SCENARIOS = ROOT / "scenarios" / "published"
@@ -156,10 +156,10 @@ def report(predicted: pd.DataFrame, simulated: pd.DataFrame, gaps: list) -> str:
         "",
         "## By stack, and on what a fit had not seen",
         "",
-        "Median / P90 of the absolute error. Only `moesim/study/entries/calibration.yaml` is fitted: factors on kinds",
-        "of work, host seconds a layer and ageing of each stack, and a factor of each source, which unseen sources",
-        "lack; no constant of a single figure. Unseen entry: a tenth of the figures at a time, of sources that the fit",
-        "knows.",
+        "Median / P90 of the absolute error. Only `moesim/study/entries/calibration/calibration.yaml` is fitted:",
+        "factors on kinds of work, host seconds a layer and ageing of each stack, and a factor of each source, which",
+        "unseen sources lack; no constant of a single figure. Unseen entry: a tenth of the figures at a time, of",
+        "sources that the fit knows.",
         "",
         *_stacks(),
         "",

@@ -15,10 +15,10 @@ def validate_published(path: Path, *, out: Path | None, json: bool, jobs: int = 
 
     Resumable: outcomes of finished scenarios stay in the user's cache folder.
     """
-    from moesim.study.entries.entry import read_entries
-    from moesim.study.entries.predict import CONVERTED_KINDS, converted_share, predict_table
-    from moesim.study.entries.runner import Runner
-    from moesim.study.entries.score import statistics
+    from moesim.study.entries.fitting.score import statistics
+    from moesim.study.entries.prediction.predict import CONVERTED_KINDS, converted_share, predict_table
+    from moesim.study.entries.reading.entry import read_entries
+    from moesim.study.entries.runs.runner import Runner
 
     entries, table = read_entries(path)
     show = Progress()
@@ -43,9 +43,9 @@ def validate_published(path: Path, *, out: Path | None, json: bool, jobs: int = 
 
 def validate_scenarios(folder: Path, *, out: Path | None, json: bool) -> None:
     """Run every scenario of a folder and print its error against the figure that it expects, worst first."""
-    from moesim.study.entries.files import validate_folder
-    from moesim.study.entries.runner import Runner
-    from moesim.study.entries.score import statistics
+    from moesim.study.entries.fitting.score import statistics
+    from moesim.study.entries.prediction.files import validate_folder
+    from moesim.study.entries.runs.runner import Runner
 
     show = Progress()
     table = validate_folder(folder, Runner(cache_folder()), progress=lambda done, total: show("scenarios", done, total))

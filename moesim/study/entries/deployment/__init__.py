@@ -1,0 +1,1 @@
+"""Servers of published figures: devices, degrees, formats, placement, and what benchmarks rule."""

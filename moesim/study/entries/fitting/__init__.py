@@ -1,0 +1,1 @@
+"""Fits of stacks to published figures, and how good predictions are."""

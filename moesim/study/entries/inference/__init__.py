@@ -1,0 +1,1 @@
+"""From a published inference figure to a load or a step."""

@@ -1,0 +1,1 @@
+"""Predictions of published figures, of entries and of scenario files."""

@@ -1,0 +1,1 @@
+"""From a published training figure to a training step."""
