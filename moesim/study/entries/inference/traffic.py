@@ -59,7 +59,7 @@ class Traffic:
 def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
     """What an entry says of sequences under way and of drafts."""
     text = f"{entry.metric} {entry.batch} {entry.parallelism}".lower()
-    drafts, acceptance = _drafts(text, assume)
+    drafts, acceptance = _drafts(text, server.stack, assume)
     batch = entry.batch.lower()
     speed = re.search(_SPEED, text)
     if speed:
@@ -84,13 +84,18 @@ def traffic_of(entry: Entry, server: Server, assume: Assumptions) -> Traffic:
     )
 
 
-def _drafts(text: str, assume: Assumptions) -> tuple[int, float]:
-    """(drafted tokens, chance that one is kept); (0, 0) without multi-token prediction."""
+def _drafts(text: str, stack: str, assume: Assumptions) -> tuple[int, float]:
+    """(drafted tokens, chance that one is kept); (0, 0) without multi-token prediction.
+
+    SGLang counts the tokens that a step checks, with the one before the drafts (its server_args:
+    speculative_num_draft_tokens = speculative_num_steps + 1)."""
     if not occurs(r"\bmtp|eagle|speculative", text) or occurs(r"(no|without|w/o) (mtp|spec)", text):
         return 0, 0.0
     match = re.search(r"mtp[- ]?(\d)|mtp (\d)|(\d) (?:draft )?tokens", text)
     usual = _DRAFTS_ALONE if occurs(_ALONE, text) else _DRAFTS
     drafts = int(assume.take(next(filter(None, match.groups())) if match else None, usual, "drafted tokens:"))
+    if stack == "sglang" and occurs(r"\d (?:draft )?tokens", text):
+        drafts = max(1, drafts - 1)
     kept = re.search(r"accept\w* (?:length |rate )?(\d(?:\.\d+)?)", text)
     if kept and 1 < float(kept[1]) <= drafts + 1:
         acceptance = _chance(float(kept[1]), drafts)

@@ -99,6 +99,12 @@ def test_drafts_where_a_text_says_mtp_alone(changes, drafts, acceptance):
     assert (server["draft_tokens"], server["acceptance"]) == (drafts, acceptance)
 
 
+@pytest.mark.parametrize(("software", "drafts"), [("SGLang", 2), ("vLLM", 3)])
+def test_sglang_counts_the_token_before_the_drafts(software, drafts):
+    work = _case(WIDE, metric="decode throughput (MTP 3 tokens)", software=software).document["workload"]
+    assert work["speculative"]["draft_tokens"] == drafts
+
+
 def test_documents_and_baselines_date_a_figure():
     blog = {"source": "blog/2025-10-01-latency.md"}
     assert _case(ALONE).age is None
