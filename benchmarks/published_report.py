@@ -82,7 +82,7 @@ def fit(plain: list[Prediction], table: pd.DataFrame, runs: set[str]) -> None:
         kept = {name: stack for name, stack in kept.items() if run_and_format(name)[0] not in runs}
         shipped = load_calibration()
         stacks = {name: shipped.stacks[name] for name in kept} | dict(calibration.stacks)
-        calibration = Calibration(stacks, dict(shipped.sources) | dict(calibration.sources))
+        calibration = Calibration(stacks)
         errors["all"] = written.get("errors", {})  # of the last complete fit
         errors |= {name: stack["errors"] for name, stack in kept.items() if "errors" in stack}
     words = "published.yaml of the shared measurements, entries with a value"
@@ -157,9 +157,8 @@ def report(predicted: pd.DataFrame, simulated: pd.DataFrame, gaps: list) -> str:
         "## By stack, and on what a fit had not seen",
         "",
         "Median / P90 of the absolute error. Only `moesim/study/entries/calibration/calibration.yaml` is fitted:",
-        "factors on kinds of work, host seconds a layer and ageing of each stack, and a factor of each source, which",
-        "unseen sources lack; no constant of a single figure. Unseen entry: a tenth of the figures at a time, of",
-        "sources that the fit knows.",
+        "factors on kinds of work, host seconds a layer and ageing of each stack; no constant of a source or of a",
+        "single figure. Unseen entry: a tenth of the figures at a time.",
         "",
         *_stacks(),
         "",

@@ -1,21 +1,21 @@
 """What a stack's published figures say about it beyond the simulation: factors on the times of each kind of work.
 
-    calibrated = source · exp(ageing · age) · ((device² + host²)^½ + scan_s · scans) · (1 + factor_bubble · b)
-                      where both take turns:   compute + (exchange² + host²)^½
+    calibrated = exp(ageing · age) · ((device² + host²)^½ + scan_s · scans) · (1 + factor_bubble · b)
+             where both take turns:   compute + (exchange² + host²)^½
     device = Σ_kind factor_kind · simulated_kind, without the bubble;  b = simulated bubble over all the rest
     host = host_s · layer passes + expert_s · expert passes
 
-One set of factors a stack and kind of run (``megatron fp8``, ``trtllm load``), one factor a source, none for a single
-entry; the file `calibration.yaml` beside this module holds them with the number of entries and the errors on held-out
-groups, and `moesim.study.entries.fitting.fit` makes it. A stack without a set takes that of any stack with such runs
-(``any fp8``), a format that nobody trained in ``any training``; a source without a factor has none.
+One set of factors a stack and kind of run (``megatron fp8``, ``trtllm load``), nothing for a source or a single entry;
+the file `calibration.yaml` beside this module holds them with the number of entries and the errors on held-out groups,
+and `moesim.study.entries.fitting.fit` makes it. A stack without a set takes that of any stack with such runs
+(``any fp8``), a format that nobody trained in ``any training``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
@@ -40,7 +40,7 @@ class Factors:
     forward and back, beside the device. scan_s: seconds that training takes for 10^12 elements of states of linear
     attention and Mamba, whose scans have no measured kernel to be priced by. ageing: log slowdown a year of older
     releases. interval: factors on a predicted time that hold 80 % of held-out figures. entries: figures that the fit
-    saw. source: factor of the source of the figure. expert_s: seconds of each local expert in a pass of a layer, whose
+    saw. expert_s: seconds of each local expert in a pass of a layer, whose
     products the host launches one by one."""
 
     factors: Mapping[str, float] = field(default_factory=dict)
@@ -49,7 +49,6 @@ class Factors:
     ageing: float = 0.0
     interval: tuple[float, float] = UNCALIBRATED
     entries: int = 0
-    source: float = 1.0
     expert_s: float = 0.0
 
     def scale(self, outcome: Outcome, age: float | None) -> float:
@@ -63,7 +62,7 @@ class Factors:
         device = sum(weighted.values())
         beside = weighted.get(EXCHANGE, 0.0) if outcome.serial else device
         scaled = float(combined(device, host, self.scan_s * outcome.scans, bubble, beside))
-        return scaled / total * math.exp(self.ageing * (age or 0.0)) * self.source
+        return scaled / total * math.exp(self.ageing * (age or 0.0))
 
 
 def combined(
@@ -76,18 +75,15 @@ def combined(
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Factors by stack, and factors of sources by kind of run; `of` never fails."""
+    """Factors by stack; `of` never fails."""
 
     stacks: Mapping[str, Factors] = field(default_factory=dict)
-    sources: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
-    def of(self, stack: str, source: str = "") -> Factors:
-        """The factors of a stack; of its kind of run over all stacks where it has none; else none. source: where the
-        figure stands, if it is known."""
+    def of(self, stack: str) -> Factors:
+        """The factors of a stack; of its kind of run over all stacks where it has none; else none."""
         run, _ = run_and_format(stack)
         names = (stack, f"any {stack.partition(' ')[2]}", f"any {run}")
-        found = next((self.stacks[name] for name in names if name in self.stacks), Factors())
-        return replace(found, source=self.sources.get(run, {}).get(source_name(source), 1.0))
+        return next((self.stacks[name] for name in names if name in self.stacks), Factors())
 
 
 def run_and_format(stack: str) -> tuple[str, str]:
@@ -95,11 +91,6 @@ def run_and_format(stack: str) -> tuple[str, str]:
     second = stack.partition(" ")[2]
     formats = {precision.compute for precision in PRECISIONS.values()}
     return (TRAINING, second) if second in formats or second == TRAINING else (second, "")
-
-
-def source_name(source: str) -> str:
-    """A source without the version that was read: of a file in a repository, the file."""
-    return source.partition(" @")[0].strip()
 
 
 def age(software: str) -> float | None:
@@ -118,7 +109,6 @@ def load_calibration(path: Path = SHIPPED) -> Calibration:
     if not path.is_file():
         return Calibration()
     data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    sources = {run: dict(factors) for run, factors in data.get("sources", {}).items()}
     return Calibration(
         {
             stack: Factors(
@@ -131,6 +121,5 @@ def load_calibration(path: Path = SHIPPED) -> Calibration:
                 expert_s=float(kept.get("expert_s", 0.0)),
             )
             for stack, kept in data["stacks"].items()
-        },
-        sources,
+        }
     )

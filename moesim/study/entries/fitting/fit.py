@@ -2,7 +2,7 @@
 
 Every figure wants some factor on the simulated time; `moesim.study.entries.fitting.hierarchy` explains those of all
 figures of one kind of run (training, load, decode, prefill) together. What comes out is a set of factors for every
-stack, and one more factor for every source, which a source that the fit never saw does not get.
+stack.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import yaml
 
-from moesim.study.entries.calibration.factors import TRAINING, Calibration, Factors, run_and_format, source_name
+from moesim.study.entries.calibration.factors import TRAINING, Calibration, Factors, run_and_format
 from moesim.study.entries.fitting.hierarchy import AGEING, EXPERT, HOST, SCAN, Row, Spreads, Terms, fit_terms
 from moesim.study.entries.prediction.predict import Prediction
 from moesim.study.entries.prediction.quantities import grows_with_time, read
@@ -22,13 +22,12 @@ from moesim.study.entries.runs.outcome import Outcome
 
 FOLDS = ("entry", "model", "hardware", "source")
 FEWEST = 10  # figures whose errors tell an interval; stacks with fewer have that of all that do the same kind of run
-PARTS = 10  # of the figures, left out in turn to see how well unseen figures of known sources are predicted
+PARTS = 10  # of the figures, left out in turn to see how well unseen figures of known stacks are predicted
 # Found by errors on whole models, hardware and sources left out (docs/measured-tables.md). Runs of few figures hardly
-# tell one stack from another: 18 decode, 12 compute prompts. Sources of training figures hardly differ beyond their
-# releases: a factor of theirs helps figures beside them, and costs on sources, hardware and models that nobody saw.
+# tell one stack from another: 18 decode, 12 compute prompts.
 _FEW = Spreads(all=0.2, stack=0.05, constants=0.3, own=0.1)
 SPREADS: Mapping[str, Spreads] = {
-    TRAINING: Spreads(all=0.4, stack=0.1, format=0.1, constants=1.0, own=0.1, source=0.05),
+    TRAINING: Spreads(all=0.4, stack=0.1, format=0.1, constants=1.0, own=0.1),
     "decode": _FEW,
     "prefill": _FEW,
 }
@@ -70,7 +69,8 @@ def _figure(case: Case, outcome: Outcome, value: float, source: str) -> Figure:
     plain = read(case, outcome, 1.0)
     wanted = value / plain if grows_with_time(case) else plain / value
     hardware, model = str(case.document["cluster"]["hardware"]), str(case.document["model"])
-    return Figure(case.stack, model, hardware, source_name(source), outcome, case.age, wanted, case.id)
+    # A source without the version that was read: of a file in a repository, the file.
+    return Figure(case.stack, model, hardware, source.partition(" @")[0].strip(), outcome, case.age, wanted, case.id)
 
 
 def fit_calibration(found: Sequence[Figure]) -> tuple[Calibration, dict[str, dict[str, dict[str, float]]]]:
@@ -94,7 +94,7 @@ def fit_calibration(found: Sequence[Figure]) -> tuple[Calibration, dict[str, dic
             fitted = replace(fitted, interval=interval(both), entries=len(rows))
             errors[name] = told(rows)
         stacks[name] = fitted
-    return Calibration(stacks, whole.sources), errors
+    return Calibration(stacks), errors
 
 
 def held_out(found: Sequence[Figure], by: str, spreads: Mapping[str, Spreads] = SPREADS) -> np.ndarray:
@@ -115,29 +115,27 @@ def _belongs(figure: Figure, name: str) -> bool:
 
 
 def _error(figure: Figure, fitted: Calibration) -> float:
-    factors = fitted.of(figure.stack, figure.source)
+    factors = fitted.of(figure.stack)
     return float(np.log(factors.scale(figure.outcome, figure.age) / figure.wanted))
 
 
 def _fit_all(found: Sequence[Figure], spreads: Mapping[str, Spreads] = SPREADS) -> Calibration:
     stacks: dict[str, Factors] = {}
-    sources: dict[str, dict[str, float]] = {}
     for run in sorted({figure.run for figure in found}):
         rows = [_row(figure) for figure in found if figure.run == run]
         terms = fit_terms(rows, spreads.get(run, Spreads()))
-        sources[run] = {name: round(factor, 4) for name, factor in terms.sources().items()}
         forms = sorted({row.format for row in rows})
         for stack in ("any", *sorted({row.stack for row in rows})):
             for form in forms:
                 stacks[f"{stack} {form or run}"] = _factors(terms, stack, form)
             if run == TRAINING:
                 stacks.setdefault(f"{stack} {run}", _factors(terms, stack, ""))
-    return Calibration(stacks, sources)
+    return Calibration(stacks)
 
 
 def _row(figure: Figure) -> Row:
     stack, form = figure.stack.partition(" ")[0], run_and_format(figure.stack)[1]
-    return Row(stack, form, figure.source, figure.outcome, figure.age or 0.0, figure.wanted)
+    return Row(stack, form, figure.outcome, figure.age or 0.0, figure.wanted)
 
 
 def _factors(terms: Terms, stack: str, form: str) -> Factors:
@@ -183,5 +181,4 @@ def calibration_text(calibration: Calibration, errors: dict, *, source: str, dat
         if name in errors:
             stacks[name]["errors"] = _rounded(errors[name])
     data = {"source": source, "date": date, "errors": _rounded(errors["all"]), "stacks": stacks}
-    data["sources"] = {run: dict(factors) for run, factors in sorted(calibration.sources.items())}
     return head + yaml.safe_dump(data, sort_keys=False, width=118)

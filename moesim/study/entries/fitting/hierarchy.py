@@ -1,9 +1,9 @@
-"""A robust hierarchical fit: what all stacks share, what one stack adds to it, and what one source of figures adds.
+"""A robust hierarchical fit: what all stacks share, and what one stack and one format add to it.
 
 Of a published figure the logarithm of the factor that its simulated time wants is explained by
 
     ln (device² + host²)^½ + scan · scans / total   plus   ln (1 + e^θ_bubble · bubble / (1 − bubble))
-        plus   ageing · age   plus   u_source
+        plus   ageing · age
     device = Σ_k e^θ_k · share_k, without the bubble;  host = (host · passes + expert · expert passes) / total
 
 A host launches while the device computes, so that the longer of both shows, rounded as products and their traffic are
@@ -16,7 +16,7 @@ pass takes, and stretches with them.
 it (`BY_FORMAT`) alone; launches, exchanges, bubbles and ageing are those of the stack, whatever the format. host,
 expert, scan and ageing are exponentials of such sums, so that no sign can come out wrong. Every term is drawn to zero
 (ridge), the more the fewer figures speak for it, so that a format of one model borrows from the others and an unseen
-stack or source gets what all share. Errors beyond `LOSS_SCALE` count linearly (soft L1), prior terms quadratically.
+stack gets what all share. Errors beyond `LOSS_SCALE` count linearly (soft L1), prior terms quadratically.
 """
 
 from __future__ import annotations
@@ -42,14 +42,13 @@ CENTRE = {HOST: 1e-3, EXPERT: 6 * EAGER_CALL_S, SCAN: 1.0, AGEING: 0.1}
 @dataclass(frozen=True, slots=True)
 class Spreads:
     """Standard deviations of the terms, in log units. all, stack, format: of a kind's factor. constants, own: of the
-    constants, in all and of one stack. source: of the factor of one source."""
+    constants, in all and of one stack."""
 
     all: float = 0.4
     stack: float = 0.2
     format: float = 0.2
     constants: float = 1.0
     own: float = 0.3
-    source: float = 0.15
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +57,6 @@ class Row:
 
     stack: str
     format: str
-    source: str
     outcome: Outcome
     age: float
     wanted: float
@@ -79,11 +77,6 @@ class Terms:
     def constant(self, name: str, stack: str) -> float:
         """host_s, expert_s, scan_s or ageing."""
         return CENTRE[name] * float(np.exp(self._sum(name, stack)))
-
-    def sources(self) -> dict[str, float]:
-        """The factor of each source on its times."""
-        found = {of: value for (level, _, of), value in self.values.items() if level == "source"}
-        return {name: float(np.exp(value)) for name, value in sorted(found.items())}
 
     def _sum(self, name: str, stack: str) -> float:
         return self.values.get(("all", name, ""), 0.0) + self.values.get(("stack", name, stack), 0.0)
@@ -114,9 +107,9 @@ class _Problem:
         self._widths = np.array(widths)
         column = {name: position for position, name in enumerate(self._exponents)}
         # [row, exponent, term]: whether the term counts for the exponent of the row.
-        self._design = np.zeros((len(rows), len(column) + 1, len(self.names)))
-        for position, ((level, name, _), used) in enumerate(zip(self.names, uses, strict=True)):
-            self._design[used, column[name] if level != "source" else len(column), position] = 1.0
+        self._design = np.zeros((len(rows), len(column), len(self.names)))
+        for position, ((_, name, _), used) in enumerate(zip(self.names, uses, strict=True)):
+            self._design[used, column[name], position] = 1.0
         total = np.array([sum(row.outcome.seconds.values()) for row in rows])
         amounts = [[row.outcome.seconds.get(kind, 0.0) for kind in self.kinds] for row in rows]
         amounts = np.array(amounts).reshape(len(rows), len(self.kinds)) / total[:, None]
@@ -135,26 +128,26 @@ class _Problem:
         self._age = np.array([row.age for row in rows])
         self._wanted = np.log([row.wanted for row in rows])
 
-    def _parts(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """(weighted shares [row, exponent], their sums of each kind [kind, row], ageing [row], source [row])."""
+    def _parts(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(weighted shares [row, exponent], their sums of each kind [kind, row], ageing [row])."""
         exponents = self._design @ x
-        weighted = self._shares * np.exp(exponents[:, :-2])
+        weighted = self._shares * np.exp(exponents[:, :-1])
         sums = np.array([weighted[:, columns].sum(axis=1) for columns in self._of.values()])
         sums[0] = np.maximum(sums[0] + self._rest, 1e-9)
-        return weighted, sums, CENTRE[AGEING] * np.exp(exponents[:, -2]), exponents[:, -1]
+        return weighted, sums, CENTRE[AGEING] * np.exp(exponents[:, -1])
 
     def _beside(self, weighted: np.ndarray, device: np.ndarray) -> np.ndarray:
         """[row] what of the device's seconds the host launches beside."""
         return np.where(self._serial, weighted[:, self._exchange].sum(axis=1), device)
 
     def residuals(self, x: np.ndarray) -> np.ndarray:
-        weighted, sums, ageing, source = self._parts(x)
+        weighted, sums, ageing = self._parts(x)
         seconds = combined(*sums, self._beside(weighted, sums[0]))
-        missed = np.log(seconds) + ageing * self._age + source - self._wanted
+        missed = np.log(seconds) + ageing * self._age - self._wanted
         return np.concatenate([missed / LOSS_SCALE, x / self._widths])
 
     def jacobian(self, x: np.ndarray) -> np.ndarray:
-        weighted, (device, host, scan, bubble), ageing, _ = self._parts(x)
+        weighted, (device, host, scan, bubble), ageing = self._parts(x)
         beside = self._beside(weighted, device)
         both = np.maximum(np.hypot(beside, host), 1e-12)
         whole = device - beside + both + scan
@@ -167,7 +160,7 @@ class _Problem:
         }
         slopes = sum(slope[:, None] * self._of[name] for name, slope in kinds.items())
         slopes = weighted * np.where(self._exchange, launched[:, None], slopes)
-        slopes = np.column_stack([slopes, ageing * self._age, np.ones(self._count)])
+        slopes = np.column_stack([slopes, ageing * self._age])
         figures = np.einsum("re,ret->rt", slopes, self._design) / LOSS_SCALE
         return np.concatenate([figures, np.diag(1 / self._widths)])
 
@@ -182,7 +175,7 @@ class _Problem:
 
 def _levels(rows: Sequence[Row], exponents: Sequence[str], spreads: Spreads):
     """(level, name, of whom, spread, rows [bool]) of every term."""
-    stack, form, source = (np.array([getattr(row, name) for row in rows]) for name in ("stack", "format", "source"))
+    stack, form = (np.array([getattr(row, name) for row in rows]) for name in ("stack", "format"))
     everyone = np.ones(len(rows), dtype=bool)
     for name in exponents:
         constant = name in CENTRE
@@ -194,6 +187,3 @@ def _levels(rows: Sequence[Row], exponents: Sequence[str], spreads: Spreads):
             for of in np.unique(form):
                 if of:
                     yield "format", name, str(of), spreads.format, form == of
-    for of in np.unique(source):
-        if of:
-            yield "source", "", str(of), spreads.source, source == of

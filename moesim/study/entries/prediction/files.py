@@ -66,7 +66,6 @@ def case_of_file(document: Document) -> tuple[Case, Expected]:
         age=expected.age,
         kept=expected.kept,
         devices=expected.devices,
-        source=expected.source,
     )
     return case, expected
 

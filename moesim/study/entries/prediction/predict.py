@@ -45,8 +45,7 @@ def case_of(entry: Entry, runner: Runner) -> Case:
     wanted, why = quantity(entry.metric, entry.unit)
     if wanted is None:
         raise NotStated(why)
-    case = training_case(entry, wanted) if entry.kind == "training" else inference_case(entry, wanted, runner)
-    return replace(case, source=entry.source)
+    return training_case(entry, wanted) if entry.kind == "training" else inference_case(entry, wanted, runner)
 
 
 def predict_entry(entry: Entry, runner: Runner, calibration: Calibration) -> Prediction:
@@ -80,7 +79,7 @@ def rescaled(prediction: Prediction, calibration: Calibration) -> Prediction:
 
 
 def _prediction(case: Case, outcome: Outcome, calibration: Calibration, base_s: float | None) -> Prediction:
-    factors = calibration.of(case.stack, case.source)
+    factors = calibration.of(case.stack)
     value = read(case, outcome, factors.scale(outcome, case.age), base_s)
     low, high = bounds(case, outcome, value, factors)
     return Prediction(value, low, high, "; ".join(case.assumed), "", case, outcome)

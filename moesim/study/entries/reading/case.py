@@ -22,7 +22,6 @@ class Case:
     is not dated. assumed: what the entry does not state. base: the same without what a speed-up is about. kept: tokens
     that a user gets in a step, more than 1 where drafted ones are kept. devices: of the whole system, None where they
     are the scenario's.
-    source: where the figure stands.
     """
 
     id: str
@@ -34,7 +33,6 @@ class Case:
     base: Mapping[str, object] | None = None
     kept: float = 1.0
     devices: int | None = None
-    source: str = ""
 
 
 @dataclass(slots=True)

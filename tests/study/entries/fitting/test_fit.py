@@ -1,11 +1,11 @@
-"""The hierarchical fit: known factors come back, strangers borrow, signs hold, sources are shrunk."""
+"""The hierarchical fit: known factors come back, strangers borrow, signs hold."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from moesim.study.entries.calibration.factors import Calibration, Factors, load_calibration, source_name
+from moesim.study.entries.calibration.factors import Calibration, Factors, load_calibration
 from moesim.study.entries.fitting import hierarchy
 from moesim.study.entries.fitting.fit import Figure, calibration_text, fit_calibration, held_out
 from moesim.study.entries.fitting.hierarchy import Row, Spreads, fit_terms
@@ -25,11 +25,11 @@ def stretched(shares, factors):
     return (of_experts * experts + of_dense * dense) * (1 + of_bubble * bubble / (1 - bubble))
 
 
-def rows(factors, stack="megatron", form="fp8", source="", age=0.0, level=1.0):
+def rows(factors, stack="megatron", form="fp8", age=0.0, level=1.0):
     found = []
     for shares in SHARES:
         wanted = stretched(shares, factors) * level
-        found.append(Row(stack, form, source, outcome(*shares), age, wanted))
+        found.append(Row(stack, form, outcome(*shares), age, wanted))
     return found
 
 
@@ -40,9 +40,9 @@ def test_factors_of_kinds_of_work_come_back():
 
 
 def test_few_figures_move_little_and_outliers_hardly_more():
-    one = fit_terms([Row("megatron", "fp8", "", outcome(1.0, 0.0, 0.0), 0.0, 3.0)])
+    one = fit_terms([Row("megatron", "fp8", outcome(1.0, 0.0, 0.0), 0.0, 3.0)])
     assert 1.2 < one.factor("experts", "megatron", "fp8") < 3.0
-    many = fit_terms([*rows((1.0, 1.0, 1.0)) * 5, Row("megatron", "fp8", "", outcome(1.0, 0.0, 0.0), 0.0, 5.0)])
+    many = fit_terms([*rows((1.0, 1.0, 1.0)) * 5, Row("megatron", "fp8", outcome(1.0, 0.0, 0.0), 0.0, 5.0)])
     assert many.factor("experts", "megatron", "fp8") == pytest.approx(1.0, abs=0.08)
 
 
@@ -57,7 +57,7 @@ def test_a_format_of_its_own_has_terms_for_products_alone():
 
 
 def test_host_scans_and_ageing_cannot_be_negative():
-    shrinking = [Row("m", "fp8", "", outcome(*s, passes=50, scans=0.1), age, 0.7 - 0.2 * age)
+    shrinking = [Row("m", "fp8", outcome(*s, passes=50, scans=0.1), age, 0.7 - 0.2 * age)
                  for s in SHARES for age in (0.0, 1.0)]  # fmt: skip
     terms = fit_terms(shrinking)
     assert all(terms.constant(name, "m") > 0 for name in ("host_s", "scan_s", "ageing"))
@@ -73,13 +73,13 @@ def test_the_host_works_beside_the_device_and_the_bubble_stretches_with_both():
     assert factors.scale(turns, None) == pytest.approx((4 + 3 + 1) * (1 + 0.4) / 4)
     turns = replace(turns, seconds={"experts": 2.0, "exchange": 4.0}, scans=0.0)
     assert factors.scale(turns, None) == pytest.approx((3 + 5) / 6)
-    known = [Row("m", "fp8", "", outcome(*s, passes=passes), 0.0, np.hypot(s[0] + s[1], 0.01 * passes) / (1 - s[2]))
+    known = [Row("m", "fp8", outcome(*s, passes=passes), 0.0, np.hypot(s[0] + s[1], 0.01 * passes) / (1 - s[2]))
              for s in SHARES for passes in (0, 30, 100, 300)]  # fmt: skip
     assert fit_terms(known * 5).constant("host_s", "m") == pytest.approx(0.01, rel=0.02)
 
 
 def test_slopes_are_those_of_the_residuals():
-    found = [Row(stack, "fp8", "a", outcome(*s, passes=100, scans=0.1), 0.5, 1.3) for s in SHARES for stack in "mn"]
+    found = [Row(stack, "fp8", outcome(*s, passes=100, scans=0.1), 0.5, 1.3) for s in SHARES for stack in "mn"]
     exchanged = [replace(row.outcome, seconds={**row.outcome.seconds, "exchange": 0.2}) for row in found]
     serial = [replace(outcome, serial=n % 3 == 0) for n, outcome in enumerate(exchanged)]
     found = [replace(row, outcome=outcome) for row, outcome in zip(found, serial, strict=True)]
@@ -96,16 +96,9 @@ def test_ageing_comes_back():
     assert fit_terms(found * 5).constant("ageing", "megatron") == pytest.approx(0.4, rel=0.1)
 
 
-def test_a_source_is_shrunk_towards_the_others():
-    apart = [*rows((1, 1, 1), source="a") * 5, *rows((1, 1, 1), source="b", level=1.3)]
-    found = fit_terms(apart).sources()
-    assert 1.05 < found["b"] / found["a"] < 1.3
-    assert fit_terms(apart, Spreads(source=0.01)).sources()["b"] == pytest.approx(1.0, abs=0.01)
-
-
 def figure(number, shares, model="m", hardware="h", source="s", stack="megatron fp8"):
     wanted = stretched(shares, (1.4, 0.9, 1.1))
-    return Figure(stack, model, hardware, source_name(source), outcome(*shares), 0.0, wanted, str(number))
+    return Figure(stack, model, hardware, source, outcome(*shares), 0.0, wanted, str(number))
 
 
 def test_held_out_errors_come_from_fits_without_the_figure():
@@ -118,7 +111,7 @@ def test_held_out_errors_come_from_fits_without_the_figure():
 
 
 def test_a_calibration_is_written_and_read_back(tmp_path):
-    found = [figure(n, SHARES[n % 6], model="ab"[n % 2], source="repo file.md @1234567") for n in range(24)]
+    found = [figure(n, SHARES[n % 6], model="ab"[n % 2]) for n in range(24)]
     calibration, errors = fit_calibration(found)
     path = tmp_path / "c.yaml"
     path.write_text(calibration_text(calibration, errors, source="made up", date="2026-01-01"))
@@ -129,18 +122,14 @@ def test_a_calibration_is_written_and_read_back(tmp_path):
         "in sample",
         *(f"unseen {by}" for by in ("entry", "model", "hardware", "source")),
     }
-    # A source is known by its file, whatever version of it was read; a stranger has no factor.
-    assert again.of("megatron fp8", "repo file.md @7654321").source == again.of("any fp8", "repo file.md").source != 1.0
-    assert again.of("megatron fp8", "elsewhere").source == 1.0
     # Stacks and formats that no figure has.
     assert again.of("maxtext fp8").factors == again.of("any fp8").factors
     assert again.of("maxtext fp4").factors == again.of("any training").factors
     assert again.of("maxtext load").factors == {}
 
 
-def test_a_source_scales_the_time():
-    assert Factors(source=1.2).scale(outcome(1, 1, 1), None) == pytest.approx(1.2)
-    assert Calibration().of("x load", "y").scale(outcome(1, 1, 1), 1.0) == 1.0
+def test_no_calibration_changes_nothing():
+    assert Calibration().of("x load").scale(outcome(1, 1, 1), 1.0) == 1.0
 
 
 def test_a_stack_of_few_figures_has_the_interval_of_its_kind_of_run():
