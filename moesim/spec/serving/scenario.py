@@ -77,10 +77,11 @@ class Server(Spec):
 
 class Steps(Spec):
     """How steps are priced. stack: kernel tables and a stack's fitted constants. simulated: whole steps on the network.
-    windows: of the routing, that steps of a batch size go through one after another."""
+    windows: of the routing, that steps of a batch size go through one after another; each layer's loads of each are
+    held."""
 
     kind: Literal["stack", "simulated"] = "stack"
-    windows: Count = 16
+    windows: Annotated[int, Field(ge=1, le=64)] = 16
 
 
 class PrefillPool(Spec):

@@ -114,6 +114,7 @@ def test_weights_that_leave_no_room_are_infeasible():
         (["load={arrivals: {kind: poisson, rate: 1}}"], "load.requests: arrivals of kind poisson need it"),
         (["load.arrivals={kind: replay, trace: none.csv}"], "none.csv"),
         (["balancer=best"], "balancer"),
+        (["steps={kind: stack, windows: 1000}"], "steps.windows"),
     ],
 )
 def test_mistakes_name_their_field(changes, words):
