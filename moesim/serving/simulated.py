@@ -9,7 +9,7 @@ simulated on the first window. Between buckets times are interpolated. A stack's
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -17,11 +17,13 @@ import numpy as np
 
 from moesim.engine.simulate import simulate
 from moesim.engine.wire import Rates
+from moesim.placement.traffic import LayerTraffic
 from moesim.routing.replay import Routes
 from moesim.serving.replayed import WINDOWS, window_of
 from moesim.serving.stack import Constants, Counts
 from moesim.serving.steps import Prefill
 from moesim.workload.deployment import Batch, Deployment
+from moesim.workload.footprint import expert_bytes, footprint, kv_bytes
 from moesim.workload.inference import inference_steps
 
 _CONTEXTS = tuple(2**power for power in range(6, 18))
@@ -40,10 +42,12 @@ class Factors:
 
 @dataclass(frozen=True, slots=True)
 class Bucket:
-    """What the windows of one batch size gave: seconds and hottest rank over mean rank, [window]."""
+    """What the windows of one batch size gave, each [window]: seconds, hottest rank over mean rank, and seconds that
+    HBM takes for the experts that tokens touch."""
 
     seconds: np.ndarray
     hottest: np.ndarray
+    experts_s: np.ndarray
 
 
 class SimulatedSteps:
@@ -72,7 +76,7 @@ class SimulatedSteps:
         self._buckets: dict[int, Bucket] = {}
         self._grown: dict[tuple[int, int], float] = {}
         self._prompts: dict[tuple[int, int], float] = {}
-        self._decode: dict[tuple[int, int], float] = {}
+        self._dense_s = _dense_bytes(deployment) / deployment.machine.device.hbm_bytes_per_s
         self.simulated = 0
 
     def under(self, factors: Factors) -> SimulatedSteps:
@@ -100,7 +104,10 @@ class SimulatedSteps:
         """As `StepCost` says; every rank has as many sequences as the busiest."""
         c, counts = self._constants, self._counts
         host = c.fixed + c.sequence * sequences + counts.layers * counts.unpriced * c.kernel
-        return host + self._factors.decode * self._between_buckets(sequences, context / sequences, draw)
+        kernels = self._factors.decode * self._between_buckets(sequences, context / sequences, draw)
+        # Whatever a stack fuses, weights and caches have to be read.
+        experts_s = self._bucket(_around(sequences)[0]).experts_s[draw]
+        return host + max(kernels, self._dense_s + experts_s + self._cache_s(sequences, context / sequences))
 
     def bend(self, sequences: int, context: float) -> float:
         """As `StepCost` says."""
@@ -115,11 +122,17 @@ class SimulatedSteps:
         seconds *= self._factors.prompts
         if sequences:
             attention = self._between_buckets(sequences, context / sequences) - self._between_buckets(sequences, 1.0)
-            seconds += self._factors.decode * attention
+            seconds += max(self._factors.decode * attention, self._cache_s(sequences, context / sequences))
         seconds += counts.layers * counts.unpriced * c.kernel
         if prefill.tokens + sequences > c.graph_tokens:
             seconds = max(seconds, counts.layers * counts.eager * c.eager)
         return c.fixed + c.sequence * sequences + seconds + counts.layers / 60 * c.prompt
+
+    def _cache_s(self, sequences: int, context: float) -> float:
+        """Seconds that HBM takes for the caches on the busiest rank, of one pipeline stage."""
+        degrees = self.deployment.parallelism
+        cached = sequences * kv_bytes(self.deployment, int(context)) / (degrees.pp * degrees.cp)
+        return cached / self.deployment.machine.device.hbm_bytes_per_s
 
     def _between_buckets(self, sequences: int, context: float, draw: int = 0) -> float:
         """Seconds of a decode step, linear between the two buckets around a batch, and between contexts."""
@@ -162,8 +175,8 @@ class SimulatedSteps:
 
     def _simulate(
         self, phase: str, sequences: int, new_tokens: int, context: int, windows: Iterable[int] = (0,)
-    ) -> list[tuple[float, float]]:
-        """(seconds, hottest rank over mean rank) of one step, window by window."""
+    ) -> list[tuple[float, float, float]]:
+        """(seconds, hottest rank over mean rank, `Bucket.experts_s`) of one step, window by window."""
         deployment, windows = self.deployment, tuple(windows)
         self.simulated += len(windows)
         batch = Batch(phase, np.full(deployment.parallelism.attention_dp, sequences), new_tokens, context)
@@ -174,8 +187,25 @@ class SimulatedSteps:
             timeline = simulate(step.programs, self._rates, deployment.network.capacity)
             loads = [layer.tokens.sum(axis=1) for part in step.traffic for layer in part]
             hottest = np.mean([load.max() / max(load.mean(), 1e-9) for load in loads]) if loads else 1.0
-            found.append((step.seconds(timeline), float(hottest)))
+            found.append((step.seconds(timeline), float(hottest), self._experts_s(step.traffic)))
         return found
+
+    def _experts_s(self, traffic: Sequence[Sequence[LayerTraffic]]) -> float:
+        """Seconds that HBM takes for the experts that tokens touch, on the busiest rank of each layer."""
+        touched = [
+            max(np.count_nonzero(layer.tokens, axis=1).max() for layer in part) for part in zip(*traffic, strict=True)
+        ]
+        if not touched:
+            return 0.0
+        read = float((np.array(touched) * expert_bytes(self.deployment)).sum()) / self.deployment.parallelism.pp
+        return read / self.deployment.machine.device.hbm_bytes_per_s
+
+
+def _dense_bytes(deployment: Deployment) -> float:
+    """Weights of a rank that every step reads whole, whatever is routed, of one stage; not the embedding's rows."""
+    batch = Batch("decode", np.ones(deployment.parallelism.attention_dp, dtype=int), 1, 1)
+    found = footprint(deployment, batch, 0, reserve=0.0)
+    return found.attention + found.shared_experts + found.dense_ffn + found.routers
 
 
 def _nearest(number: int) -> int:

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 
 from moesim.errors import Infeasible, InvalidInput
+from moesim.serving.simulated import Factors
 from moesim.spec.reading import library
+from moesim.spec.serving.assembly import assemble_serving
 from moesim.spec.serving.constants import load_fitted
 from moesim.study.serving_load.pareto import crossover, efficient, pareto
-from moesim.study.serving_load.serve import serve_scenario
+from moesim.study.serving_load.serve import build_fleet, serve_scenario
+from moesim.workload.footprint import expert_bytes, kv_bytes
 
 SCENARIOS = [name for name in library.names("scenario") if name.startswith("serving-")]
 
@@ -70,6 +73,17 @@ def test_simulated_steps_answer_beside_the_stack_model():
             low, high = getattr(intervals, f"{figure}_interval")
             told = found[f"{figure}_s"]
             assert (told["mean_low"] / told["mean"], told["mean_high"] / told["mean"]) == pytest.approx((low, high))
+
+
+def test_no_factor_makes_a_simulated_step_faster_than_the_bytes_it_reads():
+    assembly = assemble_serving("serving-deepseek-v3-b200", ["steps={kind: simulated, windows: 1}"])
+    steps = build_fleet(assembly, load_fitted()).pool.cost
+    deployment, free = steps.deployment, steps.under(Factors(decode=0.0))
+    hbm = deployment.machine.device.hbm_bytes_per_s
+    experts = float((np.full(58, 32) * expert_bytes(deployment)).sum())  # 64 tokens touch all 32 of some rank
+    cached = 64 * kv_bytes(deployment, 2048)
+    least = free.decode_s(64, 64, 64 * 2048.0)
+    assert 0.9 * (experts + cached) / hbm < least < steps.decode_s(64, 64, 64 * 2048.0)
 
 
 def test_more_load_gives_more_throughput_and_slower_tokens():
